@@ -1,0 +1,268 @@
+#include "checks.h"
+
+#include <sstream>
+#include <stdexcept>
+
+namespace dcls {
+namespace {
+
+constexpr std::array<std::string_view, 4> kVersions{"v0", "v1", "max", "gauss"};
+constexpr std::array<std::string_view, 2> kMethods{"auto", "construct"};
+
+// STD_TORCH_CHECK would put the name of this file and a line number before the message.
+template <typename... Parts>
+[[noreturn]] void fail(std::string_view op, const Parts&... parts) {
+    std::ostringstream message;
+    message << "dcls::" << op << ": ";
+    (message << ... << parts);
+    throw std::runtime_error(message.str());
+}
+
+template <typename... Parts>
+void check(bool condition, std::string_view op, const Parts&... parts) {
+    if (!condition) {
+        fail(op, parts...);
+    }
+}
+
+// As Python writes a tuple of ints.
+std::string tuple(const IntList& values) {
+    std::ostringstream out;
+    out << '(';
+    for (size_t i = 0; i < values.size(); ++i) {
+        out << (i == 0 ? "" : ", ") << values[i];
+    }
+    out << (values.size() == 1 ? ",)" : ")");
+    return out.str();
+}
+
+IntList sizes(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
+
+std::string shape(const Tensor& tensor) { return tuple(sizes(tensor)); }
+
+template <size_t n>
+std::string join(const std::array<std::string_view, n>& names) {
+    std::string out;
+    for (const auto name : names) {
+        out.append(out.empty() ? "" : ", ").append(name);
+    }
+    return out;
+}
+
+// As Python writes a torch.dtype.
+std::string dtype_name(ScalarType dtype) {
+    switch (dtype) {
+        case ScalarType::Float:
+            return "torch.float32";
+        case ScalarType::Double:
+            return "torch.float64";
+        case ScalarType::Half:
+            return "torch.float16";
+        case ScalarType::BFloat16:
+            return "torch.bfloat16";
+        case ScalarType::Byte:
+            return "torch.uint8";
+        case ScalarType::Char:
+            return "torch.int8";
+        case ScalarType::Short:
+            return "torch.int16";
+        case ScalarType::Int:
+            return "torch.int32";
+        case ScalarType::Long:
+            return "torch.int64";
+        case ScalarType::Bool:
+            return "torch.bool";
+        case ScalarType::ComplexHalf:
+            return "torch.complex32";
+        case ScalarType::ComplexFloat:
+            return "torch.complex64";
+        case ScalarType::ComplexDouble:
+            return "torch.complex128";
+        default:
+            return torch::headeronly::toString(dtype);
+    }
+}
+
+// As Python writes a torch.device; a kernel only ever sees these two.
+std::string device_name(const Tensor& tensor) {
+    return tensor.is_cpu() ? "cpu" : "cuda:" + std::to_string(tensor.get_device_index());
+}
+
+bool same_device(const Tensor& a, const Tensor& b) {
+    return a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
+}
+
+bool is_half(ScalarType dtype) { return dtype == ScalarType::Half || dtype == ScalarType::BFloat16; }
+
+bool is_supported(ScalarType dtype) {
+    return is_half(dtype) || dtype == ScalarType::Float || dtype == ScalarType::Double;
+}
+
+void check_floating(std::string_view op, std::string_view name, const Tensor& tensor) {
+    check(is_supported(tensor.scalar_type()), op, name,
+          " must be torch.float16, torch.bfloat16, torch.float32 or torch.float64, got ",
+          dtype_name(tensor.scalar_type()));
+}
+
+void check_like(std::string_view op, std::string_view name, const Tensor& tensor, std::string_view other_name,
+                const Tensor& other) {
+    check(same_device(tensor, other), op, name, " must be on ", device_name(other), " like ", other_name, ", got ",
+          device_name(tensor));
+    check(tensor.scalar_type() == other.scalar_type(), op, name, " must be ", dtype_name(other.scalar_type()), " like ",
+          other_name, ", got ", dtype_name(tensor.scalar_type()));
+}
+
+Version parse_version(std::string_view op, std::string_view version) {
+    for (size_t i = 0; i < kVersions.size(); ++i) {
+        if (version == kVersions[i]) {
+            return static_cast<Version>(i);
+        }
+    }
+    fail(op, "version must be one of ", join(kVersions), ", got '", version, "'");
+}
+
+void check_method(std::string_view op, std::string_view method) {
+    for (const auto known : kMethods) {
+        if (method == known) {
+            return;
+        }
+    }
+    fail(op, "method must be one of ", join(kMethods), ", got '", method, "'");
+}
+
+void check_entries(std::string_view op, std::string_view name, const IntList& values, size_t count, int64_t least) {
+    check(values.size() == count, op, name, " must have ", count, count == 1 ? " entry" : " entries", ", got ",
+          tuple(values));
+    for (const auto value : values) {
+        check(value >= least, op, name, " must be ", least == 0 ? "non-negative" : "positive", ", got ", tuple(values));
+    }
+}
+
+// What a convolution and a depthwise convolution have in common, once the extent of their dense kernel is known.
+ConvArguments check_geometry(std::string_view op, const Tensor& input, const IntList& kernel_size, int64_t out_channels,
+                             const IntList& stride, const IntList& padding, int64_t groups) {
+    const auto axes = static_cast<int64_t>(kernel_size.size());
+    check_entries(op, "stride", stride, kernel_size.size(), 1);
+    check_entries(op, "padding", padding, kernel_size.size(), 0);
+    const bool batched = input.dim() == axes + 2;
+    IntList output_shape;
+    if (batched) {
+        output_shape.push_back(input.size(0));
+    }
+    output_shape.push_back(out_channels);
+    IntList padded;
+    bool fits = true;
+    for (int64_t a = 0; a < axes; ++a) {
+        padded.push_back(input.size(input.dim() - axes + a) + 2 * padding[a]);
+        fits = fits && padded[a] >= kernel_size[a];
+        output_shape.push_back((padded[a] - kernel_size[a]) / stride[a] + 1);
+    }
+    check(fits, op, "kernel_size ", tuple(kernel_size), " must not exceed the padded input, got ", tuple(padded));
+    return {axes, stride, padding, groups, batched, output_shape};
+}
+
+}  // namespace
+
+KernelArguments check_kernel_arguments(std::string_view op, const Tensor& weight, const Tensor& positions,
+                                       const IntList& kernel_size, const OptionalTensor& sigma,
+                                       std::string_view version_name) {
+    const Version version = parse_version(op, version_name);
+    check(weight.dim() == 3, op, "weight must have shape (out_channels, in_channels / groups, kernel_count), got ",
+          shape(weight));
+    const int64_t out_channels = weight.size(0);
+    const int64_t in_channels = weight.size(1);
+    const int64_t kernel_count = weight.size(2);
+    check(kernel_count >= 1, op, "weight must have at least one element per filter, got ", shape(weight));
+    const auto axes = static_cast<int64_t>(kernel_size.size());
+    check(axes >= 1 && axes <= 3, op, "kernel_size must have 1 to 3 entries, got ", tuple(kernel_size));
+    check_entries(op, "kernel_size", kernel_size, kernel_size.size(), 1);
+    check_floating(op, "weight", weight);
+
+    const IntList per_filter{axes, out_channels, in_channels, kernel_count};
+    const IntList shared{axes, 1, in_channels, kernel_count};
+    check(sizes(positions) == per_filter || sizes(positions) == shared, op, "positions must have shape ",
+          tuple(per_filter), " or ", tuple(shared), ", got ", shape(positions));
+    check_like(op, "positions", positions, "weight", weight);
+    if (has_sigma(version)) {
+        check(sigma.has_value(), op, "sigma must be given for version '", version_name, "', got None");
+        check(sizes(*sigma) == sizes(positions), op, "sigma must have the shape of positions ", shape(positions),
+              ", got ", shape(*sigma));
+        check_like(op, "sigma", *sigma, "weight", weight);
+    } else {
+        check(!sigma.has_value(), op, "sigma must be None for version '", version_name, "', got a tensor");
+    }
+    return {kernel_size, version, out_channels, in_channels, kernel_count, positions.size(1) != out_channels};
+}
+
+KernelArguments check_construct_backward_arguments(std::string_view op, const Tensor& grad_kernel, const Tensor& weight,
+                                                   const Tensor& positions, const OptionalTensor& sigma,
+                                                   std::string_view version) {
+    check(grad_kernel.dim() >= 3, op,
+          "grad_kernel must have shape (out_channels, in_channels / groups, *kernel_size), got ", shape(grad_kernel));
+    const IntList grad_shape = sizes(grad_kernel);
+    const KernelArguments arguments =
+        check_kernel_arguments(op, weight, positions, {grad_shape.begin() + 2, grad_shape.end()}, sigma, version);
+    check(grad_shape == arguments.kernel_shape(), op, "grad_kernel must have shape ", tuple(arguments.kernel_shape()),
+          ", got ", shape(grad_kernel));
+    check_like(op, "grad_kernel", grad_kernel, "weight", weight);
+    return arguments;
+}
+
+ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, const Tensor& input, const Tensor& weight,
+                                   const IntList& kernel_size, const OptionalTensor& bias, const IntList& stride,
+                                   const IntList& padding, int64_t groups, std::string_view method) {
+    check_method(op, method);
+    check_entries(op, "kernel_size", kernel_size, spatial_axes, 1);
+    check(input.dim() == spatial_axes + 1 || input.dim() == spatial_axes + 2, op, "input must have ", spatial_axes + 1,
+          " (unbatched) or ", spatial_axes + 2, " dimensions, got ", shape(input));
+    check(groups >= 1, op, "groups must be positive, got ", groups);
+    const int64_t out_channels = weight.size(0);
+    check(out_channels % groups == 0, op, "groups must divide out_channels ", out_channels, ", got ", groups);
+    const int64_t in_channels = input.size(input.dim() - spatial_axes - 1);
+    check(in_channels == weight.size(1) * groups, op, "input must have ", weight.size(1) * groups, " channels (",
+          weight.size(1), " per group, groups=", groups, "), got ", in_channels);
+    check(same_device(input, weight), op, "input must be on ", device_name(weight), " like weight, got ",
+          device_name(input));
+    const ScalarType dtype = weight.scalar_type();
+    check(input.scalar_type() == dtype || (dtype == ScalarType::Float && is_half(input.scalar_type())), op,
+          "input must be ", dtype == ScalarType::Float ? "torch.float16, torch.bfloat16 or " : "", dtype_name(dtype),
+          " for ", dtype_name(dtype), " parameters, got ", dtype_name(input.scalar_type()));
+    if (bias.has_value()) {
+        check(sizes(*bias) == IntList{out_channels}, op, "bias must have shape ", tuple({out_channels}), ", got ",
+              shape(*bias));
+        check(same_device(*bias, weight), op, "bias must be on ", device_name(weight), " like weight, got ",
+              device_name(*bias));
+        check(bias->scalar_type() == dtype || bias->scalar_type() == input.scalar_type(), op,
+              "bias must have the dtype of input or weight, got ", dtype_name(bias->scalar_type()));
+    }
+    return check_geometry(op, input, kernel_size, out_channels, stride, padding, groups);
+}
+
+ConvArguments check_depthwise_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,
+                                        const OptionalTensor& bias, const IntList& stride, const IntList& padding) {
+    check(kernel.dim() == 4 && kernel.size(1) == 1, op,
+          "kernel must have shape (out_channels, 1, kernel_height, kernel_width), got ", shape(kernel));
+    check_floating(op, "kernel", kernel);
+    const IntList kernel_size{kernel.size(2), kernel.size(3)};
+    check(kernel_size[0] >= 1 && kernel_size[1] >= 1, op, "kernel must have at least one tap, got ", shape(kernel));
+    check(input.dim() == 3 || input.dim() == 4, op, "input must have 3 (unbatched) or 4 dimensions, got ",
+          shape(input));
+    const int64_t channels = input.size(input.dim() - 3);
+    check(channels >= 1 && kernel.size(0) % channels == 0, op, "out_channels ", kernel.size(0),
+          " must be a multiple of the input's channels, got ", channels);
+    check_like(op, "input", input, "kernel", kernel);
+    if (bias.has_value()) {
+        check(sizes(*bias) == IntList{kernel.size(0)}, op, "bias must have shape ", tuple({kernel.size(0)}), ", got ",
+              shape(*bias));
+        check_like(op, "bias", *bias, "kernel", kernel);
+    }
+    return check_geometry(op, input, kernel_size, kernel.size(0), stride, padding, channels);
+}
+
+void check_grad_output(std::string_view op, const Tensor& grad_output, const Tensor& input, const ConvArguments& conv) {
+    check(sizes(grad_output) == conv.output_shape, op, "grad_output must have shape ", tuple(conv.output_shape),
+          ", got ", shape(grad_output));
+    check_like(op, "grad_output", grad_output, "input", input);
+}
+
+}  // namespace dcls

@@ -1,0 +1,80 @@
+// The interpolation formulas: what one element contributes to one tap along one axis, and its derivatives. An element's
+// contribution to a tap of the dense kernel is the product over the axes, divided (except in v0) by the product of the
+// axes' sums plus kNormalisationEpsilon. Shared by the CPU and CUDA kernels; stated for readers in docs/operators.md
+// and in plain ATen in dcls_ops/reference.py.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define DCLS_HOST_DEVICE __host__ __device__
+#else
+#define DCLS_HOST_DEVICE
+#endif
+
+namespace dcls {
+
+enum class Version { v0, v1, max, gauss };
+
+DCLS_HOST_DEVICE constexpr bool has_sigma(Version version) {
+    return version == Version::max || version == Version::gauss;
+}
+
+DCLS_HOST_DEVICE constexpr bool is_normalised(Version version) { return version != Version::v0; }
+
+constexpr double kNormalisationEpsilon = 1e-7;
+
+template <typename T>
+struct Factor {
+    T value, d_position, d_sigma;
+};
+
+// The side a position can move to without leaving the kernel: +1 at the first tap, -1 at the last one, else 0 (both).
+template <typename T>
+DCLS_HOST_DEVICE T inward_side(T position, int64_t extent) {
+    return static_cast<T>(position == T(0)) - static_cast<T>(position == static_cast<T>(extent - 1));
+}
+
+// `position` counts from the kernel's first tap. `inward` is inward_side(position, extent).
+template <Version version, typename T>
+DCLS_HOST_DEVICE Factor<T> interpolate(T tap, T position, [[maybe_unused]] T sigma, [[maybe_unused]] T inward) {
+    if constexpr (version == Version::gauss) {
+        const T z = (tap - position) / sigma;
+        const T value = std::exp(T(-0.5) * z * z);
+        return {value, value * z / sigma, value * z * z / sigma};
+    } else {
+        const T offset = tap - position;
+        const T width = version == Version::max ? sigma : T(1);
+        const T height = width - std::abs(offset);
+        const T sign = static_cast<T>(offset > T(0)) - static_cast<T>(offset < T(0));
+        // The triangle has a kink at its peak and one at each foot. There the derivative is the mean of the two
+        // one-sided ones, or the one-sided derivative of the inward side. `height > 0` is written so that NaN passes.
+        const T slope = offset == T(0) ? -inward : sign;
+        const T active = height == T(0) ? (T(1) + inward * sign) / T(2) : T(1);
+        return height < T(0) ? Factor<T>{T(0), T(0), T(0)} : Factor<T>{height, active * slope, active};
+    }
+}
+
+struct TapRange {
+    int64_t begin, end;
+};
+
+// The taps where interpolate() can be non-zero. A NaN gives every tap, so that it shows in the result; an infinite
+// position gives none.
+template <Version version, typename T>
+DCLS_HOST_DEVICE TapRange touched_taps(T position, [[maybe_unused]] T sigma, int64_t extent) {
+    if constexpr (version == Version::gauss) {
+        return {0, extent};
+    } else {
+        const T width = version == Version::max ? sigma : T(1);
+        const T first = std::ceil(position - width);
+        const T past_last = std::floor(position + width) + T(1);
+        const T limit = static_cast<T>(extent);
+        const int64_t begin = first > T(0) ? (first < limit ? static_cast<int64_t>(first) : extent) : 0;
+        const int64_t end = past_last < limit ? (past_last > T(0) ? static_cast<int64_t>(past_last) : 0) : extent;
+        return {begin, end > begin ? end : begin};
+    }
+}
+
+}  // namespace dcls

@@ -1,0 +1,40 @@
+// Every operator of the library. Their mathematics: docs/operators.md. Implementations: cpu/<operator>.cpp and
+// cuda/<operator>.cu; fake kernels, autograd, autocast and vmap: dcls_ops/ops/<operator>.py.
+#include "stable.h"
+
+// Shapes: weight (O, I/g, K), positions and sigma (d, O, I/g, K) or, shared by all out channels, (d, 1, I/g, K);
+// input (N, I, *spatial) or (I, *spatial). A *_backward operator returns one gradient for each entry of output_mask;
+// a gradient that is not asked for is a tensor without elements.
+STABLE_TORCH_LIBRARY(dcls, m) {
+    m.def(
+        "construct_kernel(Tensor weight, Tensor positions, SymInt[] kernel_size, Tensor? sigma=None, "
+        "str version=\"gauss\") -> Tensor");
+    m.def(
+        "construct_kernel_backward(Tensor grad_kernel, Tensor weight, Tensor positions, Tensor? sigma, str version, "
+        "bool[3] output_mask) -> (Tensor grad_weight, Tensor grad_positions, Tensor grad_sigma)");
+
+    m.def(
+        "conv1d(Tensor input, Tensor weight, Tensor positions, SymInt[1] kernel_size, Tensor? sigma=None, "
+        "Tensor? bias=None, SymInt[1] stride=1, SymInt[1] padding=0, SymInt groups=1, str version=\"gauss\", "
+        "str method=\"auto\") -> Tensor");
+    m.def(
+        "conv2d(Tensor input, Tensor weight, Tensor positions, SymInt[2] kernel_size, Tensor? sigma=None, "
+        "Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0, SymInt groups=1, str version=\"gauss\", "
+        "str method=\"auto\") -> Tensor");
+    m.def(
+        "conv3d(Tensor input, Tensor weight, Tensor positions, SymInt[3] kernel_size, Tensor? sigma=None, "
+        "Tensor? bias=None, SymInt[3] stride=1, SymInt[3] padding=0, SymInt groups=1, str version=\"gauss\", "
+        "str method=\"auto\") -> Tensor");
+    m.def(
+        "conv_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor positions, SymInt[] kernel_size, "
+        "Tensor? sigma, SymInt[] stride, SymInt[] padding, SymInt groups, str version, str method, "
+        "bool[5] output_mask) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_positions, Tensor grad_sigma, "
+        "Tensor grad_bias)");
+
+    m.def(
+        "depthwise_conv2d(Tensor input, Tensor kernel, Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0) "
+        "-> Tensor");
+    m.def(
+        "depthwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor kernel, SymInt[2] stride, "
+        "SymInt[2] padding, bool[3] output_mask) -> (Tensor grad_input, Tensor grad_kernel, Tensor grad_bias)");
+}

@@ -1,0 +1,92 @@
+// The one place that names LibTorch's Stable ABI: every alias used elsewhere, and the ATen operators we call that
+// torch/csrc/stable/ops.h does not wrap. Nothing here is newer than torch 2.10 (TORCH_TARGET_VERSION in
+// CMakeLists.txt).
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace dcls {
+
+using torch::headeronly::IntHeaderOnlyArrayRef;
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::contiguous;
+using torch::stable::parallel_for;
+using torch::stable::squeeze;
+using torch::stable::Tensor;
+using torch::stable::unsqueeze;
+
+using IntList = std::vector<int64_t>;
+using BoolList = std::vector<bool>;
+using OptionalTensor = std::optional<Tensor>;
+
+// A `str` argument. Kernels take this handle and call take() once: the conversion to std::string in the headers (2.10
+// to 2.13) leaks one string a call.
+using StringArgument = StringHandle;
+
+inline std::string take(StringArgument handle) {
+    size_t length = 0;
+    const char* characters = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &characters));
+    std::string result(characters, length);
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return result;
+}
+
+inline Tensor cast(const Tensor& self, ScalarType dtype) {
+    return self.scalar_type() == dtype ? self : torch::stable::to(self, dtype);
+}
+
+// A new uninitialised tensor on `like`'s device.
+inline Tensor empty(const IntList& sizes, ScalarType dtype, const Tensor& like) {
+    return torch::stable::empty(sizes, dtype, std::nullopt, like.device());
+}
+
+// What an operator returns for a gradient that its output_mask leaves out: a tensor without elements. (A stable-ABI
+// kernel cannot return an undefined tensor, and a fake kernel could not describe one.)
+inline Tensor not_computed(ScalarType dtype, const Tensor& like) { return empty({0}, dtype, like); }
+
+// aten::convolution without dilation or transposition.
+inline Tensor aten_convolution(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
+                               const IntList& stride, const IntList& padding, int64_t groups) {
+    using torch::stable::detail::from;
+    const IntList ones(stride.size(), 1);
+    const IntList zeros(stride.size(), 0);
+    std::array<StableIValue, 9> stack{from(input), from(kernel), from(bias),  from(stride), from(padding),
+                                      from(ones),  from(false),  from(zeros), from(groups)};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// aten::convolution_backward, likewise; output_mask and the result are for (input, kernel, bias).
+inline std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_output, const Tensor& input,
+                                                       const Tensor& kernel, const IntList& stride,
+                                                       const IntList& padding, int64_t groups,
+                                                       std::array<bool, 3> output_mask) {
+    using torch::stable::detail::from;
+    using torch::stable::detail::to;
+    const IntList ones(stride.size(), 1);
+    const IntList zeros(stride.size(), 0);
+    const std::optional<IntList> bias_sizes = IntList{kernel.size(0)};
+    const torch::headeronly::HeaderOnlyArrayRef<bool> mask(output_mask.data(), output_mask.size());
+    std::array<StableIValue, 11> stack{from(grad_output), from(input),   from(kernel), from(bias_sizes),
+                                       from(stride),      from(padding), from(ones),   from(false),
+                                       from(zeros),       from(groups),  from(mask)};
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+    return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
+}
+
+}  // namespace dcls

@@ -1,0 +1,11 @@
+"""Dilated Convolution with Learnable Spacings as PyTorch operators.
+
+Importing the package defines ``torch.ops.dcls.*``. Layers are in :mod:`dcls_ops.nn`, functions in
+:mod:`dcls_ops.functional`.
+"""
+
+from importlib.metadata import version as _version
+
+from dcls_ops import ops as ops  # defines torch.ops.dcls, which the modules below call
+
+__version__ = _version("dcls_ops")

@@ -1,0 +1,44 @@
+"""Finds and loads the compiled operator libraries."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import torch
+
+
+def _find(name: str) -> Path | None:
+    # An editable install has two package directories: the sources, and the one the libraries were installed to.
+    for directory in sys.modules[__package__].__path__:
+        path = Path(directory, name)
+        if path.exists():
+            return path
+    return None
+
+
+def _load() -> dict[str, Path]:
+    cpu = _find("libdcls.so")
+    if cpu is None:
+        raise ImportError(
+            "dcls_ops: the operator library libdcls.so is missing; build and install the package with "
+            "`pip install --no-build-isolation .` (torch must be installed first)"
+        )
+    torch.ops.load_library(cpu)
+    loaded = {"dcls": cpu}
+    cuda = _find("libdcls_cuda.so")
+    if cuda is not None and torch.version.cuda is not None:
+        torch.ops.load_library(cuda)
+        loaded["dcls_cuda"] = cuda
+    return loaded
+
+
+#: The loaded libraries, by name.
+LOADED = _load()
+
+
+def build_info(library: str) -> str:
+    """What a loaded library ("dcls" or "dcls_cuda") was compiled by and for."""
+    function = getattr(ctypes.CDLL(str(LOADED[library])), f"{library}_build_info")
+    function.restype = ctypes.c_char_p
+    text: bytes = function()
+    return text.decode()

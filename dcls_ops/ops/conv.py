@@ -1,0 +1,312 @@
+"""dcls::conv1d, dcls::conv2d, dcls::conv3d and their backward."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcls_ops import reference
+from dcls_ops.ops._checks import check_conv_arguments, check_grad_output, check_kernel_arguments
+from dcls_ops.ops._formats import empty_in_format_of
+from dcls_ops.ops._registration import (
+    batch_first,
+    cast_for_autocast,
+    fold,
+    pick,
+    register_autocast,
+    unfold,
+    zero_element,
+)
+from dcls_ops.ops.construct_kernel import fold_parameters, unfold_gradients
+
+_BACKWARD_OP = "dcls::conv_backward"
+
+
+def _register(spatial_axes: int) -> None:
+    """Registers everything for conv{spatial_axes}d; the three differ in nothing else."""
+    name = f"conv{spatial_axes}d"
+    qualified_name = f"dcls::{name}"
+    op = getattr(torch.ops.dcls, name)
+    ones, zeros = [1] * spatial_axes, [0] * spatial_axes
+
+    def fake(
+        input: Tensor,
+        weight: Tensor,
+        positions: Tensor,
+        kernel_size: Sequence[int],
+        sigma: Tensor | None = None,
+        bias: Tensor | None = None,
+        stride: Sequence[int] = ones,
+        padding: Sequence[int] = zeros,
+        groups: int = 1,
+        version: str = "gauss",
+        method: str = "auto",
+    ) -> Tensor:
+        check_kernel_arguments(name, weight, positions, kernel_size, sigma, version)
+        batched, output_shape = check_conv_arguments(
+            name, spatial_axes, input, weight, kernel_size, bias, stride, padding, groups, method
+        )
+        return empty_in_format_of(input, batched, output_shape)
+
+    def reference_kernel(
+        input: Tensor,
+        weight: Tensor,
+        positions: Tensor,
+        kernel_size: Sequence[int],
+        sigma: Tensor | None = None,
+        bias: Tensor | None = None,
+        stride: Sequence[int] = ones,
+        padding: Sequence[int] = zeros,
+        groups: int = 1,
+        version: str = "gauss",
+        method: str = "auto",
+    ) -> Tensor:
+        output = fake(
+            input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method
+        )
+        return output.copy_(
+            reference.conv(input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version)
+        )
+
+    def autocast_kernel(device_type: str) -> Callable[..., Tensor]:
+        def run(
+            input: Tensor,
+            weight: Tensor,
+            positions: Tensor,
+            kernel_size: Sequence[int],
+            sigma: Tensor | None = None,
+            bias: Tensor | None = None,
+            *rest: Any,
+        ) -> Tensor:
+            output: Tensor = op(
+                cast_for_autocast(input, device_type),
+                weight,
+                positions,
+                kernel_size,
+                sigma,
+                cast_for_autocast(bias, device_type),
+                *rest,
+            )
+            return output
+
+        return run
+
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        input: Tensor,
+        weight: Tensor,
+        positions: Tensor,
+        kernel_size: Sequence[int],
+        sigma: Tensor | None = None,
+        bias: Tensor | None = None,
+        stride: Sequence[int] = ones,
+        padding: Sequence[int] = zeros,
+        groups: int = 1,
+        version: str = "gauss",
+        method: str = "auto",
+    ) -> tuple[Tensor, int]:
+        batch_size = info.batch_size
+        input_dim, weight_dim, positions_dim, _, sigma_dim, bias_dim, *_ = (*in_dims, *[None] * 11)
+        settings = (stride, padding, groups, version, method)
+        if weight_dim is positions_dim is sigma_dim is bias_dim is None:
+            # The same layer on many inputs: the batches go together.
+            input = input.movedim(input_dim or 0, 0)
+            if input.dim() == spatial_axes + 2:
+                return op(input, weight, positions, kernel_size, sigma, bias, *settings), 0
+            output = op(input.flatten(0, 1), weight, positions, kernel_size, sigma, bias, *settings)
+            return output.unflatten(0, (batch_size, -1)), 0
+        # Many layers: they become groups of one.
+        folded_input = fold(batch_first(input, input_dim, batch_size), input.dim() - spatial_axes - 1 - (input_dim is not None))
+        weight, positions, sigma, _ = fold_parameters(
+            batch_size, (weight, weight_dim), (positions, positions_dim), (sigma, sigma_dim)
+        )
+        bias = fold(batch_first(bias, bias_dim, batch_size), 0)
+        settings = (stride, padding, groups * batch_size, version, method)
+        output = op(folded_input, weight, positions, kernel_size, sigma, bias, *settings)
+        return unfold(output, output.dim() - spatial_axes - 1, batch_size), 0
+
+    torch.library.register_fake(qualified_name, fake)
+    torch.library.register_kernel(qualified_name, None, reference_kernel)
+    torch.library.register_autograd(qualified_name, _backward, setup_context=_setup_context)
+    torch.library.register_vmap(qualified_name, vmap)
+    register_autocast(name, autocast_kernel)
+
+
+@torch.library.register_fake(_BACKWARD_OP)
+def _backward_fake(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Sequence[int],
+    sigma: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    version: str,
+    method: str,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    name = "conv_backward"
+    check_kernel_arguments(name, weight, positions, kernel_size, sigma, version)
+    batched, output_shape = check_conv_arguments(
+        name, len(kernel_size), input, weight, kernel_size, None, stride, padding, groups, method
+    )
+    check_grad_output(name, grad_output, input, output_shape)
+    like = (weight, positions, positions)
+    wanted = (output_mask[1], output_mask[2], output_mask[3] and sigma is not None)
+    return (
+        empty_in_format_of(input, batched, tuple(input.shape)) if output_mask[0] else zero_element(input),
+        *(t.new_empty(t.shape) if ask else zero_element(t) for t, ask in zip(like, wanted, strict=True)),
+        input.new_empty(weight.shape[0]) if output_mask[4] else zero_element(input),
+    )
+
+
+@torch.library.register_kernel(_BACKWARD_OP, None)
+def _backward_reference(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Sequence[int],
+    sigma: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    version: str,
+    method: str,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    results = _backward_fake(
+        grad_output,
+        input,
+        weight,
+        positions,
+        kernel_size,
+        sigma,
+        stride,
+        padding,
+        groups,
+        version,
+        method,
+        output_mask,
+    )
+    grad_input, grad_bias, *grad_parameters = reference.conv_backward(
+        grad_output, input, weight, positions, kernel_size, sigma, stride, padding, groups, version
+    )
+    if sigma is None:
+        grad_parameters.append(zero_element(positions))
+    gradients = (grad_input, *grad_parameters, grad_bias)
+    return tuple(
+        result.copy_(gradient) if ask else result
+        for result, gradient, ask in zip(results, gradients, output_mask, strict=True)
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, positions, kernel_size, sigma, bias, *settings = inputs
+    ctx.save_for_backward(input, weight, positions, sigma)
+    ctx.kernel_size, ctx.settings = kernel_size, settings
+    ctx.bias_dtype = bias.dtype if bias is not None else None
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    input, weight, positions, sigma = ctx.saved_tensors
+    needs_input, needs_weight, needs_positions, _, needs_sigma, needs_bias, *_ = ctx.needs_input_grad
+    wanted = (needs_input, needs_weight, needs_positions, needs_sigma, needs_bias)
+    gradients = torch.ops.dcls.conv_backward(
+        grad_output, input, weight, positions, ctx.kernel_size, sigma, *ctx.settings, wanted
+    )
+    grad_input, grad_weight, grad_positions, grad_sigma, grad_bias = pick(gradients, wanted)
+    if grad_bias is not None:
+        grad_bias = grad_bias.to(ctx.bias_dtype)
+    return grad_input, grad_weight, grad_positions, None, grad_sigma, grad_bias, *[None] * len(ctx.settings)
+
+
+def _double_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grad_output, input, weight, positions, kernel_size, sigma, *settings, method, output_mask = inputs
+    ctx.save_for_backward(grad_output, input, weight, positions, sigma)
+    ctx.kernel_size, ctx.settings, ctx.output_mask = kernel_size, settings, output_mask
+
+
+def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    tensors = tuple(tensor for tensor in ctx.saved_tensors if tensor is not None)
+
+    def first_backward(
+        grad_output: Tensor, input: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        grad_input, grad_bias, *grad_parameters = reference.conv_backward(
+            grad_output, input, weight, positions, ctx.kernel_size, sigma, *ctx.settings
+        )
+        if sigma is None:
+            grad_parameters.append(zero_element(positions))
+        gradients = (grad_input, *grad_parameters, grad_bias)
+        return tuple(g for g, ask in zip(gradients, ctx.output_mask, strict=True) if ask)
+
+    _, pullback = torch.func.vjp(first_backward, *tensors)
+    cotangents = tuple(grad for grad, ask in zip(grads, ctx.output_mask, strict=True) if ask)
+    grad_output, grad_input, grad_weight, grad_positions, grad_sigma = (*pullback(cotangents), None)[:5]
+    needs = ctx.needs_input_grad
+    wanted = (*needs[:4], needs[5])
+    picked = pick((grad_output, grad_input, grad_weight, grad_positions, grad_sigma), wanted)
+    return *picked[:4], None, picked[4], *[None] * 6
+
+
+torch.library.register_autograd(_BACKWARD_OP, _double_backward, setup_context=_double_setup_context)
+
+
+@torch.library.register_vmap(_BACKWARD_OP)
+def _backward_vmap(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Sequence[int],
+    sigma: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    version: str,
+    method: str,
+    output_mask: Sequence[bool],
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """Folds the batch into the groups, so that every entry has parameter gradients of its own."""
+    batch_size = info.batch_size
+    channel_axis = -len(kernel_size) - 1
+    batched_grad = batch_first(grad_output, in_dims[0], batch_size)
+    batched_input = batch_first(input, in_dims[1], batch_size)
+    assert batched_grad is not None
+    assert batched_input is not None
+    axis = batched_input.dim() + channel_axis - 1
+    folded_weight, folded_positions, folded_sigma, shared = fold_parameters(
+        batch_size, (weight, in_dims[2]), (positions, in_dims[3]), (sigma, in_dims[5])
+    )
+    grad_input, *grad_parameters, grad_bias = torch.ops.dcls.conv_backward(
+        fold(batched_grad, axis),
+        fold(batched_input, axis),
+        folded_weight,
+        folded_positions,
+        kernel_size,
+        folded_sigma,
+        stride,
+        padding,
+        groups * batch_size,
+        version,
+        method,
+        output_mask,
+    )
+    parameters, parameter_dims = unfold_gradients(grad_parameters, batch_size, shared)
+    wanted_input, *_, wanted_bias = output_mask
+    return (
+        unfold(grad_input, axis, batch_size) if wanted_input else grad_input,
+        *parameters,
+        unfold(grad_bias, 0, batch_size) if wanted_bias else grad_bias,
+    ), (0 if wanted_input else None, *parameter_dims, 0 if wanted_bias else None)
+
+
+for _spatial_axes in (1, 2, 3):
+    _register(_spatial_axes)

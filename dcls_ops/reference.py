@@ -1,0 +1,149 @@
+"""The operators in plain ATen: what they compute, stated once for readers and for tests.
+
+Every function here takes the arguments of the operator of the same name, runs on any device, and can be differentiated
+any number of times. Tests compare the compiled kernels with these functions in float64. On devices for which the library
+has no kernels, the operators run them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Keeps the normalisation finite where an element lies far outside the kernel.
+NORMALISATION_EPSILON = 1e-7
+
+
+def _gaussian(offset: Tensor, sigma: Tensor) -> Tensor:
+    return torch.exp(-0.5 * (offset / sigma) ** 2)
+
+
+def _triangle(offset: Tensor, width: Tensor | float, inward: Tensor) -> Tensor:
+    """relu(width - |offset|), with the mean of the one-sided derivatives at its kinks, or the one of the side `inward`.
+
+    `offset` is tap - position. Moving a position to larger values makes its offsets smaller.
+    """
+    at_peak = offset == 0
+    distance = torch.where(at_peak, -inward * offset, offset.abs())
+    height = width - distance
+    half_height = height * (1 + inward * offset.sign()) / 2
+    return torch.where(height == 0, half_height, height.relu())
+
+
+def _factors(positions: Tensor, sigma: Tensor | None, extent: int, version: str) -> Tensor:
+    """One axis: positions and sigma (..., K) -> (..., K, extent)."""
+    taps = torch.arange(extent, dtype=positions.dtype, device=positions.device)
+    position = (positions + extent // 2).unsqueeze(-1)
+    offset = taps - position
+    if version == "gauss":
+        assert sigma is not None
+        return _gaussian(offset, sigma.unsqueeze(-1))
+    first, last = position == 0, position == extent - 1
+    inward = first.to(offset.dtype) - last.to(offset.dtype)
+    return _triangle(offset, sigma.unsqueeze(-1) if sigma is not None else 1.0, inward)
+
+
+def construct_kernel(
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Sequence[int],
+    sigma: Tensor | None = None,
+    version: str = "gauss",
+) -> Tensor:
+    """The dense kernel (O, I/g, *kernel_size): the sum over elements of weight times interpolation."""
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        sigma = sigma.float() if sigma is not None else None
+        return construct_kernel(weight.float(), positions.float(), kernel_size, sigma, version).to(weight.dtype)
+    factors = [
+        _factors(positions[axis], sigma[axis] if sigma is not None else None, extent, version)
+        for axis, extent in enumerate(kernel_size)
+    ]
+    if version != "v0":
+        total = torch.stack([factor.sum(-1) for factor in factors]).prod(0)
+        weight = weight / (total + NORMALISATION_EPSILON)
+    axes = "xyz"[: len(factors)]
+    operands = ",".join(f"oik{axis}" for axis in axes)
+    return torch.einsum(f"oik,{operands}->oi{axes}", weight, *factors)
+
+
+def construct_kernel_backward(
+    grad_kernel: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None, version: str
+) -> tuple[Tensor, ...]:
+    """Gradients for weight, positions and, where it is given, sigma."""
+
+    def forward(weight: Tensor, positions: Tensor, sigma: Tensor | None = None) -> Tensor:
+        return construct_kernel(weight, positions, grad_kernel.shape[2:], sigma, version)
+
+    parameters = (weight, positions) if sigma is None else (weight, positions, sigma)
+    gradients: tuple[Tensor, ...] = torch.func.vjp(forward, *parameters)[1](grad_kernel)
+    return gradients
+
+
+def conv(
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Sequence[int],
+    sigma: Tensor | None = None,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    groups: int = 1,
+    version: str = "gauss",
+) -> Tensor:
+    """conv1d, conv2d and conv3d: convolution with the dense kernel, in the input's dtype."""
+    kernel = construct_kernel(weight, positions, kernel_size, sigma, version).to(input.dtype)
+    bias = bias.to(input.dtype) if bias is not None else None
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[len(kernel_size) - 1]
+    return convolution(input, kernel, bias, stride=tuple(stride), padding=tuple(padding), groups=groups)
+
+
+def conv_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Sequence[int],
+    sigma: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    version: str,
+) -> tuple[Tensor, ...]:
+    """Gradients for input, bias, weight, positions and, where it is given, sigma."""
+
+    def forward(
+        input: Tensor, bias: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None = None
+    ) -> Tensor:
+        return conv(input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version)
+
+    # The output is linear in bias, so its gradient does not depend on the value taken here.
+    bias = torch.zeros(weight.shape[0], dtype=input.dtype, device=input.device)
+    arguments = (input, bias, weight, positions) if sigma is None else (input, bias, weight, positions, sigma)
+    gradients: tuple[Tensor, ...] = torch.func.vjp(forward, *arguments)[1](grad_output)
+    return gradients
+
+
+def depthwise_conv2d(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+) -> Tensor:
+    """Each channel convolved with its own kernels."""
+    return F.conv2d(input, kernel, bias, stride=tuple(stride), padding=tuple(padding), groups=input.shape[-3])
+
+
+def depthwise_conv2d_backward(
+    grad_output: Tensor, input: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> tuple[Tensor, ...]:
+    """Gradients for input, kernel and bias."""
+
+    def forward(input: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        return depthwise_conv2d(input, kernel, bias, stride, padding)
+
+    bias = torch.zeros(kernel.shape[0], dtype=input.dtype, device=input.device)
+    gradients: tuple[Tensor, ...] = torch.func.vjp(forward, input, kernel, bias)[1](grad_output)
+    return gradients
