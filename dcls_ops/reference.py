@@ -1,15 +1,19 @@
 """The operators in plain ATen: what they compute, stated once for readers and for tests.
 
 Every function here takes the arguments of the operator of the same name, runs on any device, and can be differentiated
-any number of times. Tests compare the compiled kernels with these functions in float64. On devices for which the library
-has no kernels, the operators run them.
+any number of times (a backward function takes all arguments but output_mask). Tests compare the compiled kernels with
+these functions in float64. On devices for which the library has no kernels, the operators run them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+#: What a backward function returns: one gradient for each differentiable argument, None where the argument is None.
+Gradients = tuple[Tensor | None, ...]
 
 #: Keeps the normalisation finite where an element lies far outside the kernel.
 NORMALISATION_EPSILON = 1e-7
@@ -69,15 +73,13 @@ def construct_kernel(
 
 def construct_kernel_backward(
     grad_kernel: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None, version: str
-) -> tuple[Tensor, ...]:
-    """Gradients for weight, positions and, where it is given, sigma."""
+) -> Gradients:
+    """Gradients for weight, positions and sigma."""
 
-    def forward(weight: Tensor, positions: Tensor, sigma: Tensor | None = None) -> Tensor:
+    def forward(weight: Tensor, positions: Tensor, sigma: Tensor | None) -> Tensor:
         return construct_kernel(weight, positions, grad_kernel.shape[2:], sigma, version)
 
-    parameters = (weight, positions) if sigma is None else (weight, positions, sigma)
-    gradients: tuple[Tensor, ...] = torch.func.vjp(forward, *parameters)[1](grad_kernel)
-    return gradients
+    return _gradients(forward, (weight, positions, sigma), grad_kernel)
 
 
 def conv(
@@ -87,16 +89,18 @@ def conv(
     kernel_size: Sequence[int],
     sigma: Tensor | None = None,
     bias: Tensor | None = None,
-    stride: Sequence[int] = (1,),
-    padding: Sequence[int] = (0,),
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
     groups: int = 1,
     version: str = "gauss",
+    method: str = "auto",  # all methods mean this
 ) -> Tensor:
     """conv1d, conv2d and conv3d: convolution with the dense kernel, in the input's dtype."""
     kernel = construct_kernel(weight, positions, kernel_size, sigma, version).to(input.dtype)
     bias = bias.to(input.dtype) if bias is not None else None
-    convolution = (F.conv1d, F.conv2d, F.conv3d)[len(kernel_size) - 1]
-    return convolution(input, kernel, bias, stride=tuple(stride), padding=tuple(padding), groups=groups)
+    convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[len(kernel_size) - 1]
+    output: Tensor = convolution(input, kernel, bias, stride, padding, groups=groups)
+    return output
 
 
 def conv_backward(
@@ -110,40 +114,52 @@ def conv_backward(
     padding: Sequence[int],
     groups: int,
     version: str,
-) -> tuple[Tensor, ...]:
-    """Gradients for input, bias, weight, positions and, where it is given, sigma."""
+    method: str,
+) -> Gradients:
+    """Gradients for input, weight, positions, sigma and bias."""
 
-    def forward(
-        input: Tensor, bias: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None = None
-    ) -> Tensor:
-        return conv(input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version)
+    def forward(input: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None, bias: Tensor) -> Tensor:
+        return conv(input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method)
 
     # The output is linear in bias, so its gradient does not depend on the value taken here.
-    bias = torch.zeros(weight.shape[0], dtype=input.dtype, device=input.device)
-    arguments = (input, bias, weight, positions) if sigma is None else (input, bias, weight, positions, sigma)
-    gradients: tuple[Tensor, ...] = torch.func.vjp(forward, *arguments)[1](grad_output)
-    return gradients
+    bias = input.new_zeros(weight.shape[0])
+    return _gradients(forward, (input, weight, positions, sigma, bias), grad_output)
 
 
 def depthwise_conv2d(
     input: Tensor,
     kernel: Tensor,
     bias: Tensor | None = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
 ) -> Tensor:
     """Each channel convolved with its own kernels."""
-    return F.conv2d(input, kernel, bias, stride=tuple(stride), padding=tuple(padding), groups=input.shape[-3])
+    convolution: Any = F.conv2d
+    output: Tensor = convolution(input, kernel, bias, stride, padding, groups=input.shape[-3])
+    return output
 
 
 def depthwise_conv2d_backward(
     grad_output: Tensor, input: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]
-) -> tuple[Tensor, ...]:
+) -> Gradients:
     """Gradients for input, kernel and bias."""
 
     def forward(input: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         return depthwise_conv2d(input, kernel, bias, stride, padding)
 
-    bias = torch.zeros(kernel.shape[0], dtype=input.dtype, device=input.device)
-    gradients: tuple[Tensor, ...] = torch.func.vjp(forward, input, kernel, bias)[1](grad_output)
-    return gradients
+    return _gradients(forward, (input, kernel, input.new_zeros(kernel.shape[0])), grad_output)
+
+
+def _gradients(forward: Callable[..., Tensor], arguments: Sequence[Tensor | None], grad_output: Tensor) -> Gradients:
+    """The vector-Jacobian product of forward, with None for arguments that are None."""
+    given = [index for index, argument in enumerate(arguments) if argument is not None]
+
+    def forward_of_given(*tensors: Tensor) -> Tensor:
+        filled: list[Tensor | None] = [None] * len(arguments)
+        for index, tensor in zip(given, tensors, strict=True):
+            filled[index] = tensor
+        return forward(*filled)
+
+    pullback: Any = torch.func.vjp(forward_of_given, *(arguments[index] for index in given))[1]
+    by_index = dict(zip(given, pullback(grad_output), strict=True))
+    return tuple(by_index.get(index) for index in range(len(arguments)))

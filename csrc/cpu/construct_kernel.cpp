@@ -11,6 +11,7 @@
 #include "construct_kernel.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace dcls::cpu {
 namespace {
@@ -68,22 +69,24 @@ class FilterFactors {
         const T position = centred_position + static_cast<T>(extent / 2);
         const T inward = inward_side(position, extent);
         const TapRange taps = touched_taps<version>(position, sigma, extent);
-        T sum = 0, sum_d_position = 0, sum_d_sigma = 0;
-        for (int64_t tap = taps.begin; tap < taps.end; ++tap) {
+        T *const value = factors.value, *const d_position = factors.d_position, *const d_sigma = factors.d_sigma;
+        // Vector units convert 32-bit integers to floating point, but few convert 64-bit ones.
+        const auto begin = static_cast<int32_t>(taps.begin), end = static_cast<int32_t>(taps.end);
+#pragma omp simd
+        for (int32_t tap = begin; tap < end; ++tap) {
             const Factor<T> factor = interpolate<version>(static_cast<T>(tap), position, sigma, inward);
-            factors.value[tap] = factor.value;
-            sum += factor.value;
+            value[tap] = factor.value;
             if constexpr (with_derivatives) {
-                factors.d_position[tap] = factor.d_position;
-                factors.d_sigma[tap] = factor.d_sigma;
-                sum_d_position += factor.d_position;
-                sum_d_sigma += factor.d_sigma;
+                d_position[tap] = factor.d_position;
+                d_sigma[tap] = factor.d_sigma;
             }
         }
         factors.taps = taps;
-        factors.sum = sum;
-        factors.sum_d_position = sum_d_position;
-        factors.sum_d_sigma = sum_d_sigma;
+        factors.sum = std::accumulate(value + taps.begin, value + taps.end, T(0));
+        if constexpr (with_derivatives && is_normalised(version)) {
+            factors.sum_d_position = std::accumulate(d_position + taps.begin, d_position + taps.end, T(0));
+            factors.sum_d_sigma = std::accumulate(d_sigma + taps.begin, d_sigma + taps.end, T(0));
+        }
     }
 
     std::array<int64_t, kAxes> extent_;
@@ -129,11 +132,12 @@ struct Parameters {
     const T *weight, *positions, *sigma;
 };
 
-// Calls body(filter, factors) for every filter, in parallel.
-template <Version version, typename T, bool with_derivatives, typename Body>
+// Calls body(filter, factors, scratch) for every filter, in parallel; each thread has a Scratch(problem) of its own.
+template <Version version, typename T, bool with_derivatives, typename Scratch, typename Body>
 void for_each_filter(const Problem& problem, const Parameters<T>& parameters, const Body& body) {
     parallel_for(0, problem.filters(), problem.grain(), [&](int64_t begin, int64_t end) {
         FilterFactors<version, T, with_derivatives> factors(problem.extent, problem.first_axis, problem.kernel_count);
+        Scratch scratch(problem);
         const int64_t axis_stride = problem.position_filters() * problem.kernel_count;
         int64_t tabulated = -1;
         for (int64_t visit = begin; visit < end; ++visit) {
@@ -144,16 +148,20 @@ void for_each_filter(const Problem& problem, const Parameters<T>& parameters, co
                                  axis_stride);
                 tabulated = position_filter;
             }
-            body(problem.filter(visit), factors);
+            body(problem.filter(visit), factors, scratch);
         }
     });
 }
 
+struct NoScratch {
+    explicit NoScratch(const Problem&) {}
+};
+
 template <Version version, typename T>
 void forward(const Problem& problem, const Parameters<T>& parameters, T* kernel) {
-    const auto [depth, height, width] = problem.extent;
-    for_each_filter<version, T, false>(
-        problem, parameters, [&, height = height, width = width](int64_t filter, const auto& factors) {
+    const int64_t height = problem.extent[1], width = problem.extent[2];
+    for_each_filter<version, T, false, NoScratch>(
+        problem, parameters, [&](int64_t filter, const auto& factors, NoScratch&) {
             T* taps = kernel + filter * problem.taps;
             std::fill_n(taps, problem.taps, T(0));
             for (int64_t k = 0; k < problem.kernel_count; ++k) {
@@ -163,8 +171,10 @@ void forward(const Problem& problem, const Parameters<T>& parameters, T* kernel)
                     for (int64_t y = axes[1].taps.begin; y < axes[1].taps.end; ++y) {
                         const T row_scale = scale * axes[0].value[z] * axes[1].value[y];
                         T* row = taps + (z * height + y) * width;
+                        const T* factor = axes[2].value;
+#pragma omp simd
                         for (int64_t x = axes[2].taps.begin; x < axes[2].taps.end; ++x) {
-                            row[x] += row_scale * axes[2].value[x];
+                            row[x] += row_scale * factor[x];
                         }
                     }
                 }
@@ -273,37 +283,37 @@ template <Version version, typename T>
 void backward(const Problem& problem, const T* grad_kernel, const Parameters<T>& parameters,
               const Gradients<T>& gradients) {
     const int64_t axis_stride = problem.filters() * problem.kernel_count;
-    for_each_filter<version, T, true>(problem, parameters, [&](int64_t filter, const auto& factors) {
-        Contractor<version, T> contract_filter(problem);
-        for (int64_t k = 0; k < problem.kernel_count; ++k) {
-            const int64_t element = filter * problem.kernel_count + k;
-            const AxisFactors<T>* axes = factors.element(k);
-            const Contraction<T> contraction = contract_filter(grad_kernel + filter * problem.taps, axes);
-            const T inverse = T(1) / normalisation<version>(axes);
-            if (gradients.weight != nullptr) {
-                gradients.weight[element] = contraction.value * inverse;
-            }
-            for (int axis = problem.first_axis; axis < kAxes; ++axis) {
-                // d(X / (S + eps)) = dX / (S + eps) - X dS / (S + eps)^2; S is the product of the axes' sums.
-                T other_sums = 0;
-                if constexpr (is_normalised(version)) {
-                    other_sums = contraction.value * inverse;
-                    for (int other = 0; other < kAxes; ++other) {
-                        other_sums *= other == axis ? T(1) : axes[other].sum;
+    for_each_filter<version, T, true, Contractor<version, T>>(
+        problem, parameters, [&](int64_t filter, const auto& factors, Contractor<version, T>& contract_filter) {
+            for (int64_t k = 0; k < problem.kernel_count; ++k) {
+                const int64_t element = filter * problem.kernel_count + k;
+                const AxisFactors<T>* axes = factors.element(k);
+                const Contraction<T> contraction = contract_filter(grad_kernel + filter * problem.taps, axes);
+                const T inverse = T(1) / normalisation<version>(axes);
+                if (gradients.weight != nullptr) {
+                    gradients.weight[element] = contraction.value * inverse;
+                }
+                for (int axis = problem.first_axis; axis < kAxes; ++axis) {
+                    // d(X / (S + eps)) = dX / (S + eps) - X dS / (S + eps)^2; S is the product of the axes' sums.
+                    T other_sums = 0;
+                    if constexpr (is_normalised(version)) {
+                        other_sums = contraction.value * inverse;
+                        for (int other = 0; other < kAxes; ++other) {
+                            other_sums *= other == axis ? T(1) : axes[other].sum;
+                        }
+                    }
+                    const T scale = parameters.weight[element] * inverse;
+                    const int64_t at = (axis - problem.first_axis) * axis_stride + element;
+                    if (gradients.positions != nullptr) {
+                        gradients.positions[at] =
+                            scale * (contraction.d_position[axis] - other_sums * axes[axis].sum_d_position);
+                    }
+                    if (has_sigma(version) && gradients.sigma != nullptr) {
+                        gradients.sigma[at] = scale * (contraction.d_sigma[axis] - other_sums * axes[axis].sum_d_sigma);
                     }
                 }
-                const T scale = parameters.weight[element] * inverse;
-                const int64_t at = (axis - problem.first_axis) * axis_stride + element;
-                if (gradients.positions != nullptr) {
-                    gradients.positions[at] =
-                        scale * (contraction.d_position[axis] - other_sums * axes[axis].sum_d_position);
-                }
-                if (has_sigma(version) && gradients.sigma != nullptr) {
-                    gradients.sigma[at] = scale * (contraction.d_sigma[axis] - other_sums * axes[axis].sum_d_sigma);
-                }
             }
-        }
-    });
+        });
 }
 
 // (d, O, I/g, K) -> (d, 1, I/g, K), adding out channels in order.

@@ -8,7 +8,17 @@ from torch import Tensor
 
 from dcls_ops import reference
 from dcls_ops.ops._checks import check_construct_backward_arguments, check_kernel_arguments
-from dcls_ops.ops._registration import batch_first, fold, pick, unfold, zero_element
+from dcls_ops.ops._registration import (
+    batch_first,
+    fold,
+    needs_input_grad,
+    pick,
+    register_backward_reference,
+    register_double_backward,
+    register_reference,
+    unfold,
+    zero_element,
+)
 
 _OP = "dcls::construct_kernel"
 _BACKWARD_OP = "dcls::construct_kernel_backward"
@@ -31,15 +41,14 @@ def _backward_fake(
     version: str,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    check_construct_backward_arguments(
-        "construct_kernel_backward", grad_kernel, weight, positions, sigma, version
-    )
-    return _empty_gradients(weight, positions, sigma, output_mask)
+    check_construct_backward_arguments("construct_kernel_backward", grad_kernel, weight, positions, sigma, version)
+    return empty_parameter_gradients(weight, positions, sigma, output_mask)
 
 
-def _empty_gradients(
+def empty_parameter_gradients(
     weight: Tensor, positions: Tensor, sigma: Tensor | None, output_mask: Sequence[bool]
 ) -> tuple[Tensor, ...]:
+    """Uninitialised gradients for weight, positions and sigma."""
     wanted = (output_mask[0], output_mask[1], output_mask[2] and sigma is not None)
     return tuple(
         like.new_empty(like.shape) if ask else zero_element(like)
@@ -47,30 +56,8 @@ def _empty_gradients(
     )
 
 
-@torch.library.register_kernel(_OP, None)
-def _reference(
-    weight: Tensor, positions: Tensor, kernel_size: Sequence[int], sigma: Tensor | None = None, version: str = "gauss"
-) -> Tensor:
-    check_kernel_arguments("construct_kernel", weight, positions, kernel_size, sigma, version)
-    return reference.construct_kernel(weight, positions, kernel_size, sigma, version).contiguous()
-
-
-@torch.library.register_kernel(_BACKWARD_OP, None)
-def _backward_reference(
-    grad_kernel: Tensor,
-    weight: Tensor,
-    positions: Tensor,
-    sigma: Tensor | None,
-    version: str,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    check_construct_backward_arguments(
-        "construct_kernel_backward", grad_kernel, weight, positions, sigma, version
-    )
-    gradients = reference.construct_kernel_backward(grad_kernel, weight, positions, sigma, version)
-    empty = _empty_gradients(weight, positions, sigma, (False, False, False))
-    padded = (*gradients, *empty[len(gradients) :])
-    return tuple(g.contiguous() if ask else e for g, e, ask in zip(padded, empty, output_mask, strict=True))
+register_reference(_OP, _fake, reference.construct_kernel)
+register_backward_reference(_BACKWARD_OP, _backward_fake, reference.construct_kernel_backward)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -81,40 +68,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
     weight, positions, sigma = ctx.saved_tensors
-    needs_weight, needs_positions, _, needs_sigma, _ = ctx.needs_input_grad
+    needs_weight, needs_positions, _, needs_sigma = needs_input_grad(ctx, 4)
     wanted = (needs_weight, needs_positions, needs_sigma)
-    gradients = torch.ops.dcls.construct_kernel_backward(
-        grad_kernel, weight, positions, sigma, ctx.version, wanted
-    )
+    gradients = torch.ops.dcls.construct_kernel_backward(grad_kernel, weight, positions, sigma, ctx.version, wanted)
     grad_weight, grad_positions, grad_sigma = pick(gradients, wanted)
     return grad_weight, grad_positions, None, grad_sigma, None
 
 
 torch.library.register_autograd(_OP, _backward, setup_context=_setup_context)
-
-
-def _double_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad_kernel, weight, positions, sigma, version, output_mask = inputs
-    ctx.save_for_backward(grad_kernel, weight, positions, sigma)
-    ctx.version, ctx.output_mask = version, output_mask
-
-
-def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    tensors = tuple(tensor for tensor in ctx.saved_tensors if tensor is not None)
-
-    def first_backward(
-        grad_kernel: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        gradients = reference.construct_kernel_backward(grad_kernel, weight, positions, sigma, ctx.version)
-        return tuple(g for g, ask in zip(gradients, ctx.output_mask, strict=False) if ask)
-
-    _, pullback = torch.func.vjp(first_backward, *tensors)
-    cotangents = tuple(grad for grad, ask in zip(grads, ctx.output_mask, strict=True) if ask)
-    gradients = (*pullback(cotangents), None)[:4]
-    return *pick(gradients, ctx.needs_input_grad[:4]), None, None
-
-
-torch.library.register_autograd(_BACKWARD_OP, _double_backward, setup_context=_double_setup_context)
+register_double_backward(_BACKWARD_OP, reference.construct_kernel_backward)
 
 
 @torch.library.register_vmap(_OP)
@@ -155,9 +117,7 @@ def _backward_vmap(
     weight, positions, sigma, shared = fold_parameters(
         batch_size, (weight, in_dims[1]), (positions, in_dims[2]), (sigma, in_dims[3])
     )
-    gradients = torch.ops.dcls.construct_kernel_backward(
-        grad_kernel, weight, positions, sigma, version, output_mask
-    )
+    gradients = torch.ops.dcls.construct_kernel_backward(grad_kernel, weight, positions, sigma, version, output_mask)
     return unfold_gradients(gradients, batch_size, shared)
 
 
@@ -174,8 +134,6 @@ def fold_parameters(
     batched_weight = batch_first(*weight, batch_size)
     batched_positions = batch_first(*positions, batch_size)
     batched_sigma = batch_first(*sigma, batch_size)
-    assert batched_weight is not None
-    assert batched_positions is not None
     out_channels = batched_weight.shape[1]
     shared = batched_positions.shape[2] != out_channels
     if shared:
@@ -187,7 +145,7 @@ def fold_parameters(
 def unfold_gradients(
     gradients: Sequence[Tensor], batch_size: int, shared: bool
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """Undoes fold_parameters for the gradients of weight, positions and sigma; gives them with their batch dimensions."""
+    """Undoes fold_parameters, for the gradients. Returns them and their batch dimensions."""
     unfolded = []
     for gradient, axis in zip(gradients, (0, 1, 1), strict=True):
         if gradient.numel() == 0:

@@ -1,6 +1,6 @@
 """dcls::conv1d, dcls::conv2d, dcls::conv3d and their backward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,17 @@ from dcls_ops.ops._checks import check_conv_arguments, check_grad_output, check_
 from dcls_ops.ops._formats import empty_in_format_of
 from dcls_ops.ops._registration import (
     batch_first,
-    cast_for_autocast,
     fold,
+    needs_input_grad,
     pick,
     register_autocast,
+    register_backward_reference,
+    register_double_backward,
+    register_reference,
     unfold,
     zero_element,
 )
-from dcls_ops.ops.construct_kernel import fold_parameters, unfold_gradients
+from dcls_ops.ops.construct_kernel import empty_parameter_gradients, fold_parameters, unfold_gradients
 
 _BACKWARD_OP = "dcls::conv_backward"
 
@@ -49,49 +52,6 @@ def _register(spatial_axes: int) -> None:
         )
         return empty_in_format_of(input, batched, output_shape)
 
-    def reference_kernel(
-        input: Tensor,
-        weight: Tensor,
-        positions: Tensor,
-        kernel_size: Sequence[int],
-        sigma: Tensor | None = None,
-        bias: Tensor | None = None,
-        stride: Sequence[int] = ones,
-        padding: Sequence[int] = zeros,
-        groups: int = 1,
-        version: str = "gauss",
-        method: str = "auto",
-    ) -> Tensor:
-        output = fake(
-            input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method
-        )
-        return output.copy_(
-            reference.conv(input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version)
-        )
-
-    def autocast_kernel(device_type: str) -> Callable[..., Tensor]:
-        def run(
-            input: Tensor,
-            weight: Tensor,
-            positions: Tensor,
-            kernel_size: Sequence[int],
-            sigma: Tensor | None = None,
-            bias: Tensor | None = None,
-            *rest: Any,
-        ) -> Tensor:
-            output: Tensor = op(
-                cast_for_autocast(input, device_type),
-                weight,
-                positions,
-                kernel_size,
-                sigma,
-                cast_for_autocast(bias, device_type),
-                *rest,
-            )
-            return output
-
-        return run
-
     def vmap(
         info: Any,
         in_dims: tuple[int | None, ...],
@@ -108,9 +68,9 @@ def _register(spatial_axes: int) -> None:
         method: str = "auto",
     ) -> tuple[Tensor, int]:
         batch_size = info.batch_size
-        input_dim, weight_dim, positions_dim, _, sigma_dim, bias_dim, *_ = (*in_dims, *[None] * 11)
+        input_dim, weight_dim, positions_dim, _, sigma_dim, bias_dim = (*in_dims, None, None)[:6]
         settings = (stride, padding, groups, version, method)
-        if weight_dim is positions_dim is sigma_dim is bias_dim is None:
+        if all(dim is None for dim in (weight_dim, positions_dim, sigma_dim, bias_dim)):
             # The same layer on many inputs: the batches go together.
             input = input.movedim(input_dim or 0, 0)
             if input.dim() == spatial_axes + 2:
@@ -118,20 +78,21 @@ def _register(spatial_axes: int) -> None:
             output = op(input.flatten(0, 1), weight, positions, kernel_size, sigma, bias, *settings)
             return output.unflatten(0, (batch_size, -1)), 0
         # Many layers: they become groups of one.
-        folded_input = fold(batch_first(input, input_dim, batch_size), input.dim() - spatial_axes - 1 - (input_dim is not None))
+        batched_input = batch_first(input, input_dim, batch_size)
+        channel_axis = batched_input.dim() - spatial_axes - 2
         weight, positions, sigma, _ = fold_parameters(
             batch_size, (weight, weight_dim), (positions, positions_dim), (sigma, sigma_dim)
         )
         bias = fold(batch_first(bias, bias_dim, batch_size), 0)
         settings = (stride, padding, groups * batch_size, version, method)
-        output = op(folded_input, weight, positions, kernel_size, sigma, bias, *settings)
-        return unfold(output, output.dim() - spatial_axes - 1, batch_size), 0
+        output = op(fold(batched_input, channel_axis), weight, positions, kernel_size, sigma, bias, *settings)
+        return unfold(output, channel_axis, batch_size), 0
 
     torch.library.register_fake(qualified_name, fake)
-    torch.library.register_kernel(qualified_name, None, reference_kernel)
+    register_reference(qualified_name, fake, reference.conv)
     torch.library.register_autograd(qualified_name, _backward, setup_context=_setup_context)
     torch.library.register_vmap(qualified_name, vmap)
-    register_autocast(name, autocast_kernel)
+    register_autocast(name, cast=(0, 5))  # input and bias
 
 
 @torch.library.register_fake(_BACKWARD_OP)
@@ -155,54 +116,15 @@ def _backward_fake(
         name, len(kernel_size), input, weight, kernel_size, None, stride, padding, groups, method
     )
     check_grad_output(name, grad_output, input, output_shape)
-    like = (weight, positions, positions)
-    wanted = (output_mask[1], output_mask[2], output_mask[3] and sigma is not None)
     return (
         empty_in_format_of(input, batched, tuple(input.shape)) if output_mask[0] else zero_element(input),
-        *(t.new_empty(t.shape) if ask else zero_element(t) for t, ask in zip(like, wanted, strict=True)),
+        *empty_parameter_gradients(weight, positions, sigma, output_mask[1:4]),
         input.new_empty(weight.shape[0]) if output_mask[4] else zero_element(input),
     )
 
 
-@torch.library.register_kernel(_BACKWARD_OP, None)
-def _backward_reference(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    positions: Tensor,
-    kernel_size: Sequence[int],
-    sigma: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    groups: int,
-    version: str,
-    method: str,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    results = _backward_fake(
-        grad_output,
-        input,
-        weight,
-        positions,
-        kernel_size,
-        sigma,
-        stride,
-        padding,
-        groups,
-        version,
-        method,
-        output_mask,
-    )
-    grad_input, grad_bias, *grad_parameters = reference.conv_backward(
-        grad_output, input, weight, positions, kernel_size, sigma, stride, padding, groups, version
-    )
-    if sigma is None:
-        grad_parameters.append(zero_element(positions))
-    gradients = (grad_input, *grad_parameters, grad_bias)
-    return tuple(
-        result.copy_(gradient) if ask else result
-        for result, gradient, ask in zip(results, gradients, output_mask, strict=True)
-    )
+register_backward_reference(_BACKWARD_OP, _backward_fake, reference.conv_backward)
+register_double_backward(_BACKWARD_OP, reference.conv_backward)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -214,7 +136,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, positions, sigma = ctx.saved_tensors
-    needs_input, needs_weight, needs_positions, _, needs_sigma, needs_bias, *_ = ctx.needs_input_grad
+    needs_input, needs_weight, needs_positions, _, needs_sigma, needs_bias = needs_input_grad(ctx, 6)
     wanted = (needs_input, needs_weight, needs_positions, needs_sigma, needs_bias)
     gradients = torch.ops.dcls.conv_backward(
         grad_output, input, weight, positions, ctx.kernel_size, sigma, *ctx.settings, wanted
@@ -223,38 +145,6 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     if grad_bias is not None:
         grad_bias = grad_bias.to(ctx.bias_dtype)
     return grad_input, grad_weight, grad_positions, None, grad_sigma, grad_bias, *[None] * len(ctx.settings)
-
-
-def _double_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad_output, input, weight, positions, kernel_size, sigma, *settings, method, output_mask = inputs
-    ctx.save_for_backward(grad_output, input, weight, positions, sigma)
-    ctx.kernel_size, ctx.settings, ctx.output_mask = kernel_size, settings, output_mask
-
-
-def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    tensors = tuple(tensor for tensor in ctx.saved_tensors if tensor is not None)
-
-    def first_backward(
-        grad_output: Tensor, input: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        grad_input, grad_bias, *grad_parameters = reference.conv_backward(
-            grad_output, input, weight, positions, ctx.kernel_size, sigma, *ctx.settings
-        )
-        if sigma is None:
-            grad_parameters.append(zero_element(positions))
-        gradients = (grad_input, *grad_parameters, grad_bias)
-        return tuple(g for g, ask in zip(gradients, ctx.output_mask, strict=True) if ask)
-
-    _, pullback = torch.func.vjp(first_backward, *tensors)
-    cotangents = tuple(grad for grad, ask in zip(grads, ctx.output_mask, strict=True) if ask)
-    grad_output, grad_input, grad_weight, grad_positions, grad_sigma = (*pullback(cotangents), None)[:5]
-    needs = ctx.needs_input_grad
-    wanted = (*needs[:4], needs[5])
-    picked = pick((grad_output, grad_input, grad_weight, grad_positions, grad_sigma), wanted)
-    return *picked[:4], None, picked[4], *[None] * 6
-
-
-torch.library.register_autograd(_BACKWARD_OP, _double_backward, setup_context=_double_setup_context)
 
 
 @torch.library.register_vmap(_BACKWARD_OP)
@@ -276,12 +166,9 @@ def _backward_vmap(
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """Folds the batch into the groups, so that every entry has parameter gradients of its own."""
     batch_size = info.batch_size
-    channel_axis = -len(kernel_size) - 1
     batched_grad = batch_first(grad_output, in_dims[0], batch_size)
     batched_input = batch_first(input, in_dims[1], batch_size)
-    assert batched_grad is not None
-    assert batched_input is not None
-    axis = batched_input.dim() + channel_axis - 1
+    axis = batched_input.dim() - len(kernel_size) - 2
     folded_weight, folded_positions, folded_sigma, shared = fold_parameters(
         batch_size, (weight, in_dims[2]), (positions, in_dims[3]), (sigma, in_dims[5])
     )

@@ -1,6 +1,6 @@
 """dcls::depthwise_conv2d and its backward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,13 @@ from dcls_ops.ops._checks import check_depthwise_arguments, check_grad_output
 from dcls_ops.ops._formats import empty_in_format_of
 from dcls_ops.ops._registration import (
     batch_first,
-    cast_for_autocast,
     fold,
+    needs_input_grad,
     pick,
     register_autocast,
+    register_backward_reference,
+    register_double_backward,
+    register_reference,
     unfold,
     zero_element,
 )
@@ -54,33 +57,9 @@ def _backward_fake(
     )
 
 
-@torch.library.register_kernel(_OP, None)
-def _reference(
-    input: Tensor,
-    kernel: Tensor,
-    bias: Tensor | None = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-) -> Tensor:
-    output = _fake(input, kernel, bias, stride, padding)
-    return output.copy_(reference.depthwise_conv2d(input, kernel, bias, stride, padding))
-
-
-@torch.library.register_kernel(_BACKWARD_OP, None)
-def _backward_reference(
-    grad_output: Tensor,
-    input: Tensor,
-    kernel: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    output_mask: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    results = _backward_fake(grad_output, input, kernel, stride, padding, output_mask)
-    gradients = reference.depthwise_conv2d_backward(grad_output, input, kernel, stride, padding)
-    return tuple(
-        result.copy_(gradient) if ask else result
-        for result, gradient, ask in zip(results, gradients, output_mask, strict=True)
-    )
+register_reference(_OP, _fake, reference.depthwise_conv2d)
+register_backward_reference(_BACKWARD_OP, _backward_fake, reference.depthwise_conv2d_backward)
+register_double_backward(_BACKWARD_OP, reference.depthwise_conv2d_backward)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -91,45 +70,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     input, kernel = ctx.saved_tensors
-    wanted = ctx.needs_input_grad[:3]
-    gradients = torch.ops.dcls.depthwise_conv2d_backward(
-        grad_output, input, kernel, ctx.stride, ctx.padding, wanted
-    )
+    wanted = needs_input_grad(ctx, 3)
+    gradients = torch.ops.dcls.depthwise_conv2d_backward(grad_output, input, kernel, ctx.stride, ctx.padding, wanted)
     return *pick(gradients, wanted), None, None
 
 
 torch.library.register_autograd(_OP, _backward, setup_context=_setup_context)
 
 
-def _double_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad_output, input, kernel, stride, padding, output_mask = inputs
-    ctx.save_for_backward(grad_output, input, kernel)
-    ctx.stride, ctx.padding, ctx.output_mask = stride, padding, output_mask
-
-
-def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    def first_backward(grad_output: Tensor, input: Tensor, kernel: Tensor) -> tuple[Tensor, ...]:
-        gradients = reference.depthwise_conv2d_backward(grad_output, input, kernel, ctx.stride, ctx.padding)
-        return tuple(g for g, ask in zip(gradients, ctx.output_mask, strict=True) if ask)
-
-    _, pullback = torch.func.vjp(first_backward, *ctx.saved_tensors)
-    cotangents = tuple(grad for grad, ask in zip(grads, ctx.output_mask, strict=True) if ask)
-    return *pick(pullback(cotangents), ctx.needs_input_grad[:3]), None, None, None
-
-
-torch.library.register_autograd(_BACKWARD_OP, _double_backward, setup_context=_double_setup_context)
-
-
-def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
-    def run(input: Tensor, kernel: Tensor, bias: Tensor | None = None, *rest: Any) -> Tensor:
-        tensors = (cast_for_autocast(tensor, device_type) for tensor in (input, kernel, bias))
-        output: Tensor = torch.ops.dcls.depthwise_conv2d(*tensors, *rest)
-        return output
-
-    return run
-
-
-register_autocast("depthwise_conv2d", _autocast_kernel)
+register_autocast("depthwise_conv2d", cast=(0, 1, 2))
 
 
 @torch.library.register_vmap(_OP)
@@ -145,7 +94,6 @@ def _vmap(
     """Folds the batch into the channels, which are independent."""
     input_dim, kernel_dim, bias_dim, *_ = (*in_dims, None)
     batched_input = batch_first(input, input_dim, info.batch_size)
-    assert batched_input is not None
     axis = batched_input.dim() - 4
     output = torch.ops.dcls.depthwise_conv2d(
         fold(batched_input, axis),
@@ -170,8 +118,6 @@ def _backward_vmap(
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     batched_grad = batch_first(grad_output, in_dims[0], info.batch_size)
     batched_input = batch_first(input, in_dims[1], info.batch_size)
-    assert batched_grad is not None
-    assert batched_input is not None
     axis = batched_input.dim() - 4
     gradients = torch.ops.dcls.depthwise_conv2d_backward(
         fold(batched_grad, axis),

@@ -1,0 +1,48 @@
+"""What is installed and what runs where: the text of ``python -m dcls_ops info``."""
+
+import platform
+
+import torch
+
+import dcls_ops
+from dcls_ops import _library
+
+_OPERATORS = (
+    "construct_kernel",
+    "construct_kernel_backward",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_backward",
+    "depthwise_conv2d",
+    "depthwise_conv2d_backward",
+)
+
+
+def _cuda_library() -> str:
+    if "dcls_cuda" in _library.LOADED:
+        return _library.build_info("dcls_cuda")
+    if torch.version.cuda is None:
+        return "not loaded: this torch has no CUDA"
+    return "not installed: it is built where nvcc is found"
+
+
+def _backend(operator: str, key: str) -> str:
+    compiled = torch._C._dispatch_has_kernel_for_dispatch_key(f"dcls::{operator}", key)
+    return "compiled" if compiled else "ATen"
+
+
+def info() -> str:
+    """Versions, libraries, and which operator has which backend."""
+    lines = [
+        f"dcls_ops {dcls_ops.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}",
+        "",
+        f"libdcls       {_library.build_info('dcls')}",
+        f"libdcls_cuda  {_cuda_library()}",
+        f"processor     {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "",
+        f"{'operator':<27}{'CPU':<10}CUDA",
+    ]
+    lines += [f"{op:<27}{_backend(op, 'CPU'):<10}{_backend(op, 'CUDA')}" for op in _OPERATORS]
+    return "\n".join(lines)

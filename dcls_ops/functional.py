@@ -1,0 +1,239 @@
+"""The operators as functions.
+
+They do what ``torch.ops.dcls.*`` does, and also take an int where the operators want a list, and ``padding="same"`` or
+``"valid"``. In the shapes below, O, I, g and K are out channels, in channels, groups and kernel count (elements per
+filter), d is the number of spatial axes, and L is ``kernel_size``, the extent of the dense kernel.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["construct_kernel", "conv1d", "conv2d", "conv3d", "depthwise_conv2d"]
+
+Size = int | Sequence[int]
+
+
+def to_tuple(name: str, value: Size, length: int) -> tuple[int, ...]:
+    """An int for every axis, from one int or as many as there are axes."""
+    values = (value,) * length if isinstance(value, int | torch.SymInt) else tuple(value)
+    if len(values) != length:
+        raise ValueError(f"{name} must be an int or have {length} {'entry' if length == 1 else 'entries'}, got {value}")
+    return values
+
+
+def padding_per_side(
+    padding: Size | str, kernel_size: Sequence[int], stride: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """(before, after) for every axis. "same" puts the odd tap after, as PyTorch's convolutions do."""
+    if not isinstance(padding, str):
+        return tuple((pad, pad) for pad in to_tuple("padding", padding, len(kernel_size)))
+    if padding == "valid":
+        return ((0, 0),) * len(kernel_size)
+    if padding != "same":
+        raise ValueError(f"padding must be an int, a tuple, 'same' or 'valid', got {padding!r}")
+    if any(step != 1 for step in stride):
+        raise ValueError(f"padding='same' needs stride 1, got {tuple(stride)}")
+    return tuple(((extent - 1) // 2, extent // 2) for extent in kernel_size)
+
+
+def pad(input: Tensor, sides: Sequence[tuple[int, int]], mode: str = "zeros") -> tuple[Tensor, list[int]]:
+    """Pads what a convolution cannot pad by itself. Returns the input and the padding left for the convolution."""
+    if mode == "zeros" and all(before == after for before, after in sides):
+        return input, [before for before, _ in sides]
+    amounts = [amount for side in reversed(sides) for amount in side]
+    return F.pad(input, amounts, mode="constant" if mode == "zeros" else mode), [0] * len(sides)
+
+
+def construct_kernel(
+    weight: Tensor, positions: Tensor, kernel_size: Size, sigma: Tensor | None = None, version: str = "gauss"
+) -> Tensor:
+    r"""The dense kernel of a DCLS convolution: an ordinary convolution weight.
+
+    Every element spreads its weight over the taps around its position, by an interpolation that is a product over the
+    axes (Khalfaoui-Hassani et al., "Dilated convolution with learnable spacings", ICLR 2023, and "... beyond bilinear
+    interpolation", 2023). With :math:`u` the distance from a tap to the element in taps and :math:`s` its width:
+
+    ========= ======================== ==========
+    version   factor of an axis        normalised
+    ========= ======================== ==========
+    ``v0``    relu(1 - \|u\|)           no
+    ``v1``    relu(1 - \|u\|)           yes
+    ``max``   relu(s - \|u\|)           yes
+    ``gauss`` exp(-u\ :sup:`2`/2s\ :sup:`2`) yes
+    ========= ======================== ==========
+
+    Args:
+        weight: (O, I/g, K), float32 or float64; half types are accepted and computed in float32.
+        positions: (d, O, I/g, K), or (d, 1, I/g, K) to share them among out channels. In taps along the input's own
+            axes; 0 is tap ``L // 2``.
+        kernel_size: L, one int per spatial axis. An int stands for that extent on each of positions' axes.
+        sigma: effective width in taps, greater than 0, in the shape of positions. For "max" and "gauss" only.
+        version: "v0", "v1", "max" or "gauss".
+
+    Returns:
+        (O, I/g, \*L), in weight's dtype.
+
+    Raises:
+        RuntimeError: if an argument does not fit the others; the message names it.
+
+    Example:
+        >>> weight, positions = torch.ones(1, 1, 1), torch.tensor([0.25]).view(1, 1, 1, 1)
+        >>> construct_kernel(weight, positions, 5, version="v0")
+        tensor([[[0.0000, 0.0000, 0.7500, 0.2500, 0.0000]]])
+    """
+    size = to_tuple(
+        "kernel_size", kernel_size, positions.shape[0] if isinstance(kernel_size, int) else len(kernel_size)
+    )
+    kernel: Tensor = torch.ops.dcls.construct_kernel(weight, positions, size, sigma, version)
+    return kernel
+
+
+def _conv(
+    spatial_axes: int,
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Size,
+    sigma: Tensor | None,
+    bias: Tensor | None,
+    stride: Size,
+    padding: Size | str,
+    groups: int,
+    version: str,
+    method: str,
+) -> Tensor:
+    op: Any = (torch.ops.dcls.conv1d, torch.ops.dcls.conv2d, torch.ops.dcls.conv3d)[spatial_axes - 1]
+    size = to_tuple("kernel_size", kernel_size, spatial_axes)
+    steps = to_tuple("stride", stride, spatial_axes)
+    padded, remaining = pad(input, padding_per_side(padding, size, steps))
+    output: Tensor = op(padded, weight, positions, size, sigma, bias, steps, remaining, groups, version, method)
+    return output
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Size,
+    sigma: Tensor | None = None,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    groups: int = 1,
+    version: str = "gauss",
+    method: str = "auto",
+) -> Tensor:
+    """DCLS convolution of (N, I, length) or (I, length). Arguments as in :func:`conv2d`, with d = 1.
+
+    Example:
+        >>> input, weight, positions = torch.randn(8, 4, 100), torch.randn(6, 4, 3), torch.randn(1, 6, 4, 3)
+        >>> conv1d(input, weight, positions, 25, padding="same", version="v1").shape
+        torch.Size([8, 6, 100])
+    """
+    return _conv(1, input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Size,
+    sigma: Tensor | None = None,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    groups: int = 1,
+    version: str = "gauss",
+    method: str = "auto",
+) -> Tensor:
+    """DCLS convolution of (N, I, height, width) or (I, height, width).
+
+    The same as ``F.conv2d`` with the kernel of :func:`construct_kernel`, except that nothing but the arguments is kept
+    for backward.
+
+    Args:
+        input: float16, bfloat16 or the parameters' dtype. Under autocast it is cast, and parameters are not.
+        weight, positions, sigma, version: as in :func:`construct_kernel`, with d = 2.
+        kernel_size: extent of the dense kernel, an int or one per axis.
+        bias: (O,), in the dtype of input or weight.
+        stride: steps between outputs, an int or one per axis.
+        padding: zeros on either side, an int or one per axis; or "same" (stride 1 only) or "valid".
+        groups: g; divides I and O.
+        method: "construct" builds the dense kernel and convolves with it; "auto" lets the library choose.
+
+    Returns:
+        (N, O, *out) or (O, *out), in the input's dtype and memory format, with
+        out = (size + 2 padding - kernel_size) // stride + 1.
+
+    Raises:
+        RuntimeError: if an argument does not fit the others; the message names it.
+        ValueError: for padding that is not one of the above.
+
+    Example:
+        >>> input, weight, positions = torch.randn(8, 32, 14, 14), torch.randn(32, 1, 5), torch.randn(2, 32, 1, 5)
+        >>> conv2d(input, weight, positions, 7, padding=3, groups=32, version="v1").shape
+        torch.Size([8, 32, 14, 14])
+    """
+    return _conv(2, input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    kernel_size: Size,
+    sigma: Tensor | None = None,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    groups: int = 1,
+    version: str = "gauss",
+    method: str = "auto",
+) -> Tensor:
+    """DCLS convolution of (N, I, depth, height, width) or (I, depth, height, width).
+
+    Arguments as in :func:`conv2d`, with d = 3.
+
+    Example:
+        >>> input, weight, positions = torch.randn(2, 4, 8, 8, 8), torch.randn(6, 4, 3), torch.randn(3, 6, 4, 3)
+        >>> conv3d(input, weight, positions, 5, padding=2, version="v1").shape
+        torch.Size([2, 6, 8, 8, 8])
+    """
+    return _conv(3, input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method)
+
+
+def depthwise_conv2d(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+) -> Tensor:
+    """Depthwise convolution with large dense kernels, learned spacings or not.
+
+    Args:
+        input: (N, C, height, width) or (C, height, width).
+        kernel: (m C, 1, kernel_height, kernel_width), in the input's dtype. Channel c makes outputs m c to m c + m - 1.
+        bias: (m C,), in the input's dtype.
+        stride: steps between outputs, an int or one per axis.
+        padding: zeros on either side, an int or one per axis; or "same" (stride 1 only) or "valid".
+
+    Returns:
+        (N, m C, *out) or (m C, *out), in the input's memory format.
+
+    Raises:
+        RuntimeError: if an argument does not fit the others; the message names it.
+        ValueError: for padding that is not one of the above.
+
+    Example:
+        >>> depthwise_conv2d(torch.randn(2, 8, 14, 14), torch.randn(8, 1, 7, 7), padding="same").shape
+        torch.Size([2, 8, 14, 14])
+    """
+    steps = to_tuple("stride", stride, 2)
+    padded, remaining = pad(input, padding_per_side(padding, kernel.shape[2:], steps))
+    output: Tensor = torch.ops.dcls.depthwise_conv2d(padded, kernel, bias, steps, remaining)
+    return output

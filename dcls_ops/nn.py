@@ -1,0 +1,430 @@
+"""DCLS layers, beside ``torch.nn.Conv1d/2d/3d``.
+
+Every layer has ``kernel_count`` elements per filter at learned positions inside a kernel of extent
+``dilated_kernel_size``. In the shapes below, O, I, g and K are out channels, in channels, groups and kernel count, and
+d is the number of axes along which positions are learned.
+
+Parameters of a layer:
+
+- ``weight``: (O, I/g, K);
+- ``P``: (d, O, I/g, K), positions in taps along the input's own axes; 0 is the middle, tap ``extent // 2``;
+- ``SIG``: like P, from which the interpolation's width is computed (:attr:`sigma`); None for "v0" and "v1";
+- ``bias``: (O,), or None.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from dcls_ops import functional
+from dcls_ops.functional import Size, pad, padding_per_side, to_tuple
+from dcls_ops.ops._checks import VERSIONS, has_sigma
+
+__all__ = ["Dcls1d", "Dcls2_1d", "Dcls2d", "Dcls2dK1d", "Dcls3_1d", "Dcls3_2d", "Dcls3d"]
+
+_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+# The narrowest width, and what SIG starts at. A Gaussian of 0.23 + 0.27 = 0.5 taps is about as wide as the triangles of
+# the other versions.
+_SMALLEST_SIGMA = {"max": 1.0, "gauss": 0.27}
+_INITIAL_SIG = {"max": 0.0, "gauss": 0.23}
+
+
+class DclsLayer(nn.Module):
+    """What all layers share. Not for direct use; ``isinstance(module, DclsLayer)`` finds them in a model.
+
+    Filters are dense along the leading spatial axes (``dense_kernel_size``, often none) and learned along the others.
+    """
+
+    #: The number of spatial axes of the input.
+    spatial_axes: ClassVar[int]
+
+    weight: Parameter
+    P: Parameter
+    SIG: Parameter | None
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size,
+        padding: Size | str,
+        dense_kernel_size: tuple[int, ...],
+        dilated_kernel_size: tuple[int, ...],
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        version: str,
+        device: Any,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        if version not in VERSIONS:
+            raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")
+        if not isinstance(kernel_count, int) or kernel_count < 1:
+            raise ValueError(
+                "kernel_count must be a positive int, the number of elements per filter (the extent of the kernel is "
+                f"dilated_kernel_size), got {kernel_count!r}"
+            )
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
+            )
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}")
+        for name, sizes in (("dense_kernel_size", dense_kernel_size), ("dilated_kernel_size", dilated_kernel_size)):
+            if any(size < 1 for size in sizes):
+                raise ValueError(f"{name} must be positive, got {sizes}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_count = kernel_count
+        self.stride = to_tuple("stride", stride, self.spatial_axes)
+        self.padding = padding if isinstance(padding, str) else to_tuple("padding", padding, self.spatial_axes)
+        self.dense_kernel_size = dense_kernel_size
+        self.dilated_kernel_size = dilated_kernel_size
+        self.groups = groups
+        self.padding_mode = padding_mode
+        self.version = version
+        self._padding_per_side()  # raises if padding does not fit
+
+        def parameter(*shape: int) -> Parameter:
+            return Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        filters = (out_channels, in_channels // groups, *dense_kernel_size, kernel_count)
+        self.weight = parameter(*filters)
+        self.P = parameter(len(dilated_kernel_size), *filters)
+        self.register_parameter("SIG", parameter(*self.P.shape) if has_sigma(version) else None)
+        self.register_parameter("bias", parameter(out_channels) if bias else None)
+        self.reset_parameters()
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Extent of the dense kernel along every spatial axis."""
+        return (*self.dense_kernel_size, *self.dilated_kernel_size)
+
+    @property
+    def sigma(self) -> Tensor | None:
+        """Effective width of every element in taps, in the shape of P: \\|SIG\\| + 1 for "max", + 0.27 for "gauss"."""
+        if self.SIG is None:
+            return None
+        # Not abs(): its derivative at 0 is 0, and there SIG would never start to learn.
+        magnitude = torch.where(self.SIG >= 0, self.SIG, -self.SIG)
+        return magnitude + _SMALLEST_SIGMA[self.version]
+
+    def reset_parameters(self) -> None:
+        """Draws weight and bias like ``nn.ConvNd`` with K taps, and positions from N(0, 0.5), in taps."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+        nn.init.normal_(self.P, 0, 0.5)
+        self.clamp_parameters()
+        if self.SIG is not None:
+            nn.init.constant_(self.SIG, _INITIAL_SIG[self.version])
+
+    @torch.no_grad()
+    def clamp_parameters(self) -> None:
+        """Moves positions that have left the kernel to its nearest tap. To be called after an optimiser's step."""
+        for positions, extent in zip(self.P, self.dilated_kernel_size, strict=True):
+            positions.clamp_(-(extent // 2), extent - 1 - extent // 2)
+
+    def construct_kernel(self) -> Tensor:
+        """The dense kernel (O, I/g, *kernel_size), differentiable."""
+        sigma = self.sigma
+        kernel = functional.construct_kernel(
+            self.weight.flatten(1, -2),
+            self.P.flatten(2, -2),
+            self.dilated_kernel_size,
+            sigma.flatten(2, -2) if sigma is not None else None,
+            self.version,
+        )
+        return kernel.view(*self.weight.shape[:2], *self.kernel_size)
+
+    def forward(self, input: Tensor) -> Tensor:
+        padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
+        kernel = self.construct_kernel().to(input.dtype)
+        bias = self.bias.to(input.dtype) if self.bias is not None else None
+        convolution = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_axes - 1]
+        return convolution(padded, kernel, bias, self.stride, tuple(padding), groups=self.groups)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_count={self.kernel_count}"]
+        if self.dense_kernel_size:
+            parts.append(f"dense_kernel_size={self.dense_kernel_size}")
+        parts.append(f"dilated_kernel_size={self.dilated_kernel_size}, stride={self.stride}")
+        if self.padding != (0,) * self.spatial_axes:
+            parts.append(f"padding={self.padding!r}")
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        if self.padding_mode != "zeros":
+            parts.append(f"padding_mode={self.padding_mode!r}")
+        parts.append(f"version={self.version!r}")
+        return ", ".join(parts)
+
+    def _padding_per_side(self) -> tuple[tuple[int, int], ...]:
+        return padding_per_side(self.padding, self.kernel_size, self.stride)
+
+
+class _DclsNd(DclsLayer):
+    """Learned along every axis: one operator does it all."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilated_kernel_size: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        version: str = "gauss",
+        *,
+        method: str = "auto",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            padding,
+            (),
+            to_tuple("dilated_kernel_size", dilated_kernel_size, self.spatial_axes),
+            groups,
+            bias,
+            padding_mode,
+            version,
+            device,
+            dtype,
+        )
+        self.method = method
+
+    def forward(self, input: Tensor) -> Tensor:
+        padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
+        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
+        return convolution(
+            padded,
+            self.weight,
+            self.P,
+            self.dilated_kernel_size,
+            self.sigma,
+            self.bias,
+            self.stride,
+            padding,
+            self.groups,
+            self.version,
+            self.method,
+        )
+
+
+class Dcls1d(_DclsNd):
+    """DCLS in one dimension: K elements per filter at learned times. Arguments as for :class:`Dcls2d`.
+
+    Input (N, I, length) or (I, length).
+
+    Example:
+        >>> layer = Dcls1d(16, 32, kernel_count=4, padding="same", dilated_kernel_size=25)
+        >>> layer(torch.randn(8, 16, 100)).shape
+        torch.Size([8, 32, 100])
+    """
+
+    spatial_axes = 1
+
+
+class Dcls2d(_DclsNd):
+    """DCLS in two dimensions: K elements per filter at learned places of a large kernel.
+
+    Stands in for ``nn.Conv2d`` with a large kernel. Input (N, I, height, width) or (I, height, width).
+
+    Args:
+        in_channels: I.
+        out_channels: O.
+        kernel_count: K, the number of elements per filter; not the extent of the kernel.
+        stride: steps between outputs, an int or one per axis.
+        padding: zeros on either side, an int or one per axis; or "same" (stride 1 only) or "valid".
+        dilated_kernel_size: extent of the dense kernel, an int or one per axis.
+        groups: g; divides I and O.
+        bias: whether a learned bias is added.
+        padding_mode: "zeros", "reflect", "replicate" or "circular".
+        version: the interpolation, "v0", "v1", "max" or "gauss" (:func:`dcls_ops.functional.construct_kernel`).
+        method: how the convolution is computed (:func:`dcls_ops.functional.conv2d`).
+
+    Raises:
+        ValueError: if an argument does not fit the others; the message names it.
+
+    Example:
+        >>> layer = Dcls2d(96, 96, kernel_count=26, padding=8, dilated_kernel_size=17, groups=96)
+        >>> layer(torch.randn(1, 96, 14, 14)).shape
+        torch.Size([1, 96, 14, 14])
+    """
+
+    spatial_axes = 2
+
+
+class Dcls3d(_DclsNd):
+    """DCLS in three dimensions. Arguments as for :class:`Dcls2d`.
+
+    Input (N, I, depth, height, width) or (I, depth, height, width).
+
+    Example:
+        >>> layer = Dcls3d(4, 8, kernel_count=10, padding=3, dilated_kernel_size=7)
+        >>> layer(torch.randn(1, 4, 8, 8, 8)).shape
+        torch.Size([1, 8, 8, 8, 8])
+    """
+
+    spatial_axes = 3
+
+
+class _DclsPartial(DclsLayer):
+    """Dense along the leading axes, learned along the last ones."""
+
+    learned_axes: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dense_kernel_size: Size = 1,
+        dilated_kernel_size: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        version: str = "gauss",
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            padding,
+            to_tuple("dense_kernel_size", dense_kernel_size, self.spatial_axes - self.learned_axes),
+            to_tuple("dilated_kernel_size", dilated_kernel_size, self.learned_axes),
+            groups,
+            bias,
+            padding_mode,
+            version,
+            device,
+            dtype,
+        )
+
+
+class Dcls2_1d(_DclsPartial):
+    """Two axes: dense along the first (frequency, say), learned along the last (time).
+
+    Arguments as for :class:`Dcls2d`, with ``dense_kernel_size`` for the first axis and ``dilated_kernel_size`` for the
+    last. ``weight`` is (O, I/g, dense, K) and ``P`` (1, O, I/g, dense, K): every dense tap has K elements of its own.
+
+    Example:
+        >>> layer = Dcls2_1d(1, 8, kernel_count=2, dense_kernel_size=3, dilated_kernel_size=25, padding=(1, 12))
+        >>> layer(torch.randn(4, 1, 40, 100)).shape
+        torch.Size([4, 8, 40, 100])
+    """
+
+    spatial_axes = 2
+    learned_axes = 1
+
+
+class Dcls3_1d(_DclsPartial):
+    """Three axes: dense along the first two (an image), learned along the last (time).
+
+    Arguments as for :class:`Dcls2_1d`; ``weight`` is (O, I/g, dense, dense, K).
+
+    Example:
+        >>> layer = Dcls3_1d(2, 4, kernel_count=1, dense_kernel_size=(5, 5), dilated_kernel_size=9, padding=(2, 2, 4))
+        >>> layer(torch.randn(1, 2, 8, 8, 20)).shape
+        torch.Size([1, 4, 8, 8, 20])
+    """
+
+    spatial_axes = 3
+    learned_axes = 1
+
+
+class Dcls3_2d(_DclsPartial):
+    """Three axes: dense along the first (time, say), learned along the last two (an image).
+
+    Arguments as for :class:`Dcls2_1d`; ``weight`` is (O, I/g, dense, K) and ``P`` (2, O, I/g, dense, K).
+
+    Example:
+        >>> layer = Dcls3_2d(2, 4, kernel_count=5, dense_kernel_size=3, dilated_kernel_size=7, padding=(1, 3, 3))
+        >>> layer(torch.randn(1, 2, 8, 16, 16)).shape
+        torch.Size([1, 4, 8, 16, 16])
+    """
+
+    spatial_axes = 3
+    learned_axes = 2
+
+
+class Dcls2dK1d(DclsLayer):
+    """Two axes, with a flat kernel: extent 1 along axis ``flat_dim`` and learned positions along the other one.
+
+    Other arguments as for :class:`Dcls2d`; ``dilated_kernel_size`` is one int, and ``P`` is (1, O, I/g, K).
+
+    Example:
+        >>> layer = Dcls2dK1d(4, 8, kernel_count=3, dilated_kernel_size=11, padding=(0, 5), flat_dim=0)
+        >>> layer.kernel_size
+        (1, 11)
+    """
+
+    spatial_axes = 2
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilated_kernel_size: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        version: str = "gauss",
+        flat_dim: int = 0,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if flat_dim not in (0, 1):
+            raise ValueError(f"flat_dim must be 0 (height) or 1 (width), got {flat_dim!r}")
+        self.flat_dim = flat_dim
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            padding,
+            (),
+            to_tuple("dilated_kernel_size", dilated_kernel_size, 1),
+            groups,
+            bias,
+            padding_mode,
+            version,
+            device,
+            dtype,
+        )
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        (extent,) = self.dilated_kernel_size
+        return (1, extent) if self.flat_dim == 0 else (extent, 1)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, flat_dim={self.flat_dim}"
