@@ -54,10 +54,13 @@ class FilterFactors {
     void tabulate(const T* positions, const T* sigma, int64_t axis_stride) {
         const auto kernel_count = static_cast<int64_t>(axes_.size()) / kAxes;
         for (int64_t k = 0; k < kernel_count; ++k) {
+            AxisFactors<T>* axes = &axes_[k * kAxes];
             for (int axis = first_axis_; axis < kAxes; ++axis) {
                 const int64_t at = (axis - first_axis_) * axis_stride + k;
-                tabulate_axis(axes_[k * kAxes + axis], extent_[axis], positions[at],
-                              has_sigma(version) ? sigma[at] : T(0));
+                tabulate_axis(axes[axis], extent_[axis], positions[at], has_sigma(version) ? sigma[at] : T(0));
+            }
+            if (!std::isfinite(axes[0].sum * axes[1].sum * axes[2].sum)) {
+                touch_every_tap(axes);
             }
         }
     }
@@ -65,6 +68,19 @@ class FilterFactors {
     const AxisFactors<T>* element(int64_t k) const { return &axes_[k * kAxes]; }
 
  private:
+    // 0 times NaN or infinity is NaN: such a factor on one axis shows at every tap of the others, untouched ones too.
+    void touch_every_tap(AxisFactors<T>* axes) {
+        for (int axis = first_axis_; axis < kAxes; ++axis) {
+            for (T* factors : {axes[axis].value, axes[axis].d_position, axes[axis].d_sigma}) {
+                if (with_derivatives || factors == axes[axis].value) {
+                    std::fill(factors, factors + axes[axis].taps.begin, T(0));
+                    std::fill(factors + axes[axis].taps.end, factors + extent_[axis], T(0));
+                }
+            }
+            axes[axis].taps = {0, extent_[axis]};
+        }
+    }
+
     void tabulate_axis(AxisFactors<T>& factors, int64_t extent, T centred_position, T sigma) {
         const T position = centred_position + static_cast<T>(extent / 2);
         const T inward = inward_side(position, extent);

@@ -1,0 +1,64 @@
+# make demo, make test: from a fresh clone with Python and a C++20 compiler, each installs what it needs into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# nvcc only costs time where nothing can run its output; `make cuda` compiles the CUDA sources anyway.
+DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
+
+CPP := $(shell git ls-files 'csrc/*')
+LINTED := dcls_ops tests benchmarks examples
+
+.PHONY: demo test lint format bench-construction wheel cuda clean
+
+demo: $(VENV)/installed $(VENV)/demo
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/installed $(VENV)/oracle
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/requirements
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
+
+format: $(VENV)/requirements
+	$(BIN)/ruff check --fix $(LINTED)
+	$(BIN)/ruff format $(LINTED)
+	$(BIN)/clang-format -i $(CPP)
+
+bench-construction: $(VENV)/installed $(VENV)/oracle
+	$(BIN)/python benchmarks/construction.py
+
+# With both libraries where nvcc is found.
+wheel: $(VENV)/requirements
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+# Compiles the CUDA sources; fails where there is no nvcc.
+cuda: $(VENV)/requirements
+	$(BIN)/cmake -S . -B build/cuda -G Ninja -DDCLS_CUDA=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+	$(BIN)/cmake --build build/cuda
+
+clean:
+	rm -rf $(VENV) build dist demo_output
+
+# The steps of setting up, each a stamp file.
+$(VENV)/requirements: requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# --no-build-isolation: the library is built against the torch of .venv, not against a second copy.
+$(VENV)/installed: $(VENV)/requirements CMakeLists.txt pyproject.toml $(CPP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable . \
+		-Ccmake.define.DCLS_CUDA=$(DCLS_CUDA)
+	touch $@
+
+$(VENV)/demo: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check matplotlib scikit-learn tqdm
+	touch $@
+
+# The original package, which tests compare with; not on Python's path, because it owns the folder name DCLS.
+$(VENV)/oracle: $(VENV)/requirements
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oracle DCLS==0.1.1
