@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+import dcls_ops  # noqa: F401, defines torch.ops.dcls
+
 # Fixed examples: a failure is the same for everybody. Times vary on shared machines, so there is no deadline.
 settings.register_profile("dcls", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("dcls")

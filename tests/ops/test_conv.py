@@ -1,0 +1,225 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import AXES, VERSIONS, Conv, any_conv, conv
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.library import opcheck
+
+from dcls_ops import reference
+
+conv_backward = torch.ops.dcls.conv_backward.default
+
+every_case = pytest.mark.parametrize(
+    ("version", "axes", "shared"), list(itertools.product(VERSIONS, AXES, (False, True))), ids=str
+)
+
+
+def backward_arguments(case: Conv, grad_output: torch.Tensor, output_mask: list[bool]):
+    c = case
+    return (
+        grad_output, c.input, c.weight, c.positions, c.kernel_size, c.sigma, c.stride, c.padding, c.groups, c.version,
+        "auto", output_mask,
+    )  # fmt: skip
+
+
+@given(any_conv())
+def test_agrees_with_the_reference(case):
+    expected_case, case = case.detached(), case.detached()
+    expected, output = reference.conv(*expected_case), case.op(*case)
+    torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
+    grad = torch.randn_like(expected)
+    expected_grads = torch.autograd.grad(expected, expected_case.tensors, grad)
+    grads = torch.autograd.grad(output, case.tensors, grad)
+    torch.testing.assert_close(grads, expected_grads, rtol=1e-9, atol=1e-9)
+
+
+@given(any_conv(versions=("v0",)), st.sampled_from([torch.float32, torch.float64]))
+def test_integer_positions_are_an_ordinary_convolution(case, dtype):
+    case = case.detached(dtype)._replace(positions=case.positions.round().to(dtype))
+    out_channels, in_channels, kernel_count = case.weight.shape
+    kernel = torch.zeros(out_channels, in_channels, *case.kernel_size, dtype=dtype)
+    for o, i, k in itertools.product(range(out_channels), range(in_channels), range(kernel_count)):
+        at = case.positions[:, o if case.positions.shape[1] > 1 else 0, i, k].int().tolist()
+        taps = [p + extent // 2 for p, extent in zip(at, case.kernel_size, strict=True)]
+        if all(0 <= tap < extent for tap, extent in zip(taps, case.kernel_size, strict=True)):
+            kernel[(o, i, *taps)] += case.weight[o, i, k].detach()
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[len(case.kernel_size) - 1]
+    expected = convolution(case.input, kernel, case.bias, case.stride, case.padding, 1, case.groups)
+    assert torch.equal(case.op(*case), expected)
+
+
+@every_case
+def test_gradcheck_and_gradgradcheck(version, axes, shared):
+    case = conv(version, axes, shared=shared, requires_grad=True)
+    # Small enough for the numerical Jacobian: one image, two filters an axis fewer.
+    case = case._replace(input=case.input.detach()[:1, ..., :4].requires_grad_())
+
+    def run(*tensors):
+        replaced = case.replace_tensors(tensors)
+        return case.op(*replaced)
+
+    assert torch.autograd.gradcheck(run, case.tensors, fast_mode=axes == 3)
+    assert torch.autograd.gradgradcheck(run, case.tensors, fast_mode=axes > 1)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["no_grad", "grad"])
+def test_opcheck(version, axes, requires_grad):
+    case = conv(version, axes, shared=requires_grad, requires_grad=requires_grad)
+    opcheck(case.op, case)
+    with torch.no_grad():
+        grad = torch.randn_like(case.op(*case))
+    opcheck(conv_backward, backward_arguments(case, grad.requires_grad_(requires_grad), [True] * 5))
+
+
+@pytest.mark.parametrize("wanted", range(5))
+@pytest.mark.parametrize("version", ["v1", "gauss"])
+def test_computes_only_the_gradients_asked_for(version, wanted):
+    case = conv(version, 2)
+    grad = torch.randn_like(case.op(*case))
+    everything = conv_backward(*backward_arguments(case, grad, [True] * 5))
+    mask = [index == wanted for index in range(5)]
+    for result, expected, ask in zip(
+        conv_backward(*backward_arguments(case, grad, mask)), everything, mask, strict=True
+    ):
+        assert torch.equal(result, expected) if ask else result.shape == (0,)
+
+
+def test_keeps_its_inputs_only():
+    case = conv("gauss", 2, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        case.op(*case)
+    assert {t.data_ptr() for t in kept} <= {t.data_ptr() for t in case.tensors}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("axes", AXES)
+def test_half_inputs_with_float32_parameters(axes, dtype):
+    case = conv("gauss", axes, dtype=torch.float32, requires_grad=True)
+    case = case._replace(input=case.input.detach().to(dtype).requires_grad_())
+    output = case.op(*case)
+    assert output.dtype == dtype
+    # The kernel is built in float32 and rounded once; the rest is PyTorch's convolution in the input's dtype.
+    with torch.no_grad():
+        kernel = torch.ops.dcls.construct_kernel(*case[1:5], case.version).to(dtype)
+        convolution = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+        expected = convolution(case.input, kernel, case.bias.to(dtype), case.stride, case.padding, 1, case.groups)
+    assert torch.equal(output, expected)
+    output.float().sum().backward()
+    wide = case.detached(torch.float64)
+    wide.op(*wide).sum().backward()
+    for tensor, wide_tensor in zip(case.tensors, wide.tensors, strict=True):
+        assert tensor.grad.dtype == tensor.dtype
+        scale = wide_tensor.grad.abs().max().item()
+        torch.testing.assert_close(tensor.grad.double(), wide_tensor.grad, rtol=0, atol=0.03 * scale)
+
+
+@pytest.mark.parametrize("make_bias_half", [False, True])
+def test_autocast_casts_input_and_bias_but_never_parameters(make_bias_half):
+    case = conv("gauss", 2, dtype=torch.float32, requires_grad=True)
+    expected = case._replace(input=case.input.bfloat16())
+    if make_bias_half:
+        case = case._replace(bias=case.bias.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = case.op(*case)
+        assert torch.ops.dcls.construct_kernel(*case[1:5], case.version).dtype == torch.float32
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output, case.op(*expected))
+    output.sum().backward()
+    for tensor in (case.input, case.weight, case.positions, case.sigma):
+        assert tensor.grad.dtype == torch.float32
+
+
+def strides_of_significance(tensor):
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels_last"),
+    [
+        (lambda x: x, False),
+        (lambda x: x.contiguous(memory_format=torch.channels_last), True),
+        (lambda x: x.contiguous(memory_format=torch.channels_last)[..., ::2], True),
+        (lambda x: torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last)[:, :4], True),
+        (lambda x: x.mT, False),
+        (lambda x: x.expand(3, -1, -1, -1), False),
+    ],
+    ids=["contiguous", "channels_last", "channels_last_columns", "channels_last_channels", "transposed", "expanded"],
+)
+def test_output_keeps_the_memory_format_of_the_input(layout, channels_last):
+    case = conv("v1", 2)
+    input = layout(torch.randn(1, 4, 9, 9, dtype=torch.float64)).requires_grad_()
+    output = case.op(*case._replace(input=input))
+    (grad_input,) = torch.autograd.grad(output.sum(), input)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    for tensor in (output, grad_input):
+        assert tensor.is_contiguous(memory_format=memory_format)
+    expected = case.op(*case._replace(input=input.contiguous()))
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_channels_last_3d():
+    case = conv("v1", 3)
+    input = case.input.contiguous(memory_format=torch.channels_last_3d)
+    output = case.op(*case._replace(input=input))
+    assert output.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(output, case.op(*case), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_same_bits_every_time(axes):
+    # Not for any number of threads, as construct_kernel: PyTorch's own convolution does not promise that.
+    case = conv("gauss", axes, dtype=torch.float32, requires_grad=True)
+
+    def everything():
+        output = case.op(*case)
+        return output, *torch.autograd.grad(output.square().sum(), case.tensors)
+
+    first = everything()
+    for _ in range(20):
+        for result, expected in zip(everything(), first, strict=True):
+            assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("batched", ["input", "weight", "positions", "input and weight", "everything"])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("unbatched_input", [False, True])
+def test_vmap(batched, shared, unbatched_input):
+    case = conv("gauss", 2, shared=shared)
+    if unbatched_input:
+        case = case._replace(input=case.input[0])
+    names = case._fields if batched == "everything" else batched.split(" and ")
+    tensors = [name for name in case._fields if isinstance(getattr(case, name), torch.Tensor)]
+    in_dims = tuple((1 if name == "positions" else 0) if name in names else None for name in tensors)
+    values = [
+        t if dim is None else torch.stack([t, t * 1.1, t * 0.9], dim)
+        for t, dim in zip(case.tensors, in_dims, strict=True)
+    ]
+
+    def forward(*tensors):
+        return case.op(*case.replace_tensors(tensors))
+
+    def backward(*tensors):
+        replaced = case.replace_tensors(tensors)
+        output_shape = case.op(*case).shape
+        grad = torch.ones(output_shape, dtype=torch.float64)
+        return conv_backward(*backward_arguments(replaced, grad, [True] * 5))
+
+    for function in (forward, backward):
+        results = torch.func.vmap(function, in_dims)(*values)
+        for entry in range(3):
+            arguments = (t if dim is None else t.select(dim, entry) for t, dim in zip(values, in_dims, strict=True))
+            entries = torch.utils._pytree.tree_map(lambda t, entry=entry: t[entry], results)
+            torch.testing.assert_close(entries, function(*arguments))
+
+
+def test_defaults_are_those_of_the_schema():
+    case = conv("gauss", 2, groups=1)
+    arguments = (case.input, case.weight, case.positions, case.kernel_size, case.sigma)
+    expected = case.op(*arguments, None, [1, 1], [0, 0], 1, "gauss", "construct")
+    assert torch.equal(case.op(*arguments), expected)

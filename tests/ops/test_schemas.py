@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+# What has been released. A released schema is never edited here: the current one must keep accepting old calls and
+# saved graphs. Additions go at the end, with defaults.
+_PARAMETERS = "Tensor input, Tensor weight, Tensor positions"
+_REST = 'Tensor? sigma=None, Tensor? bias=None, SymInt[{d}] stride=1, SymInt[{d}] padding=0, SymInt groups=1, str version="gauss", str method="auto"'
+RELEASED = {
+    "0.1.0": [
+        'construct_kernel(Tensor weight, Tensor positions, SymInt[] kernel_size, Tensor? sigma=None, str version="gauss") -> Tensor',
+        *(f"conv{d}d({_PARAMETERS}, SymInt[{d}] kernel_size, {_REST.format(d=d)}) -> Tensor" for d in (1, 2, 3)),
+        "depthwise_conv2d(Tensor input, Tensor kernel, Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0) -> Tensor",
+    ],
+}  # fmt: skip
+
+OPERATORS = (
+    "construct_kernel",
+    "construct_kernel_backward",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_backward",
+    "depthwise_conv2d",
+    "depthwise_conv2d_backward",
+)
+
+
+@pytest.mark.parametrize("schema", [schema for released in RELEASED.values() for schema in released])
+def test_released_calls_keep_working(schema):
+    old = torch._C.parse_schema(f"dcls::{schema}")
+    current = getattr(torch.ops.dcls, old.name.removeprefix("dcls::")).default._schema
+    assert current.is_backward_compatible_with(old)
+
+
+def test_a_schema_that_lost_an_argument_is_not_compatible():
+    current = torch.ops.dcls.conv2d.default._schema
+    longer = torch._C.parse_schema(str(current).replace("str method=", "int dilation=1, str method="))
+    assert not current.is_backward_compatible_with(longer)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_operator_has_every_registration(operator):
+    keys = ["CPU", "CompositeExplicitAutograd", "Meta", "Autograd", "FuncTorchBatched"]
+    if operator in ("conv1d", "conv2d", "conv3d", "depthwise_conv2d"):
+        keys += ["AutocastCPU", "AutocastCUDA"]
+    for key in keys:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dcls::{operator}", key), key

@@ -1,0 +1,61 @@
+"""The package as it is installed: libraries, wheel tag, command line."""
+
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import torch
+
+import dcls_ops
+from dcls_ops import _library
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def test_one_wheel_serves_every_python():
+    assert "Tag: py3-none-" in distribution("dcls_ops").read_text("WHEEL")
+
+
+@pytest.mark.parametrize("library", _library.LOADED.values(), ids=lambda path: path.name)
+def test_libraries_use_the_stable_abi_only(library):
+    undefined = run("nm", "-D", "--undefined-only", str(library)).stdout
+    names = [line.split()[-1] for line in undefined.splitlines()]
+    assert any(name.startswith("aoti_torch_") for name in names)
+    # A mangled name of namespace c10, at, caffe2 or torch, or anything of Python.
+    unstable = [
+        n for n in names if any(part in n for part in ("3c10", "2at", "6caffe2", "5torch")) or n.startswith("Py")
+    ]
+    assert unstable == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("info",)], ids=str)
+def test_info(arguments):
+    lines = run(sys.executable, "-m", "dcls_ops", *arguments).stdout.splitlines()
+    assert lines[0].startswith(f"dcls_ops {dcls_ops.__version__}, torch {torch.__version__}, Python ")
+    assert any(line.startswith("libdcls ") and "compiled by" in line for line in lines)
+    assert "conv2d                     compiled  ATen" in lines
+
+
+def test_importing_loads_nothing_but_torch():
+    heavy = "{'matplotlib', 'sklearn', 'pytest'}"
+    assert run(sys.executable, "-c", f"import sys, dcls_ops; print({heavy} & set(sys.modules))").stdout == "set()\n"
+
+
+def test_a_missing_library_is_explained():
+    code = (
+        "import importlib.machinery, sys, types;"
+        "package = types.ModuleType('dcls_ops'); package.__path__ = ['/nowhere'];"
+        "sys.modules['dcls_ops'] = package;"
+        f"path = {str(Path(_library.__file__))!r};"
+        "loader = importlib.machinery.SourceFileLoader('dcls_ops._library', path); loader.load_module()"
+    )
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert "ImportError: dcls_ops: the operator library libdcls.so is missing" in process.stderr
+
+
+def test_typed():
+    assert (Path(dcls_ops.__file__).parent / "py.typed").exists()
