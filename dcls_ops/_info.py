@@ -7,7 +7,7 @@ import torch
 import dcls_ops
 from dcls_ops import _library
 
-_OPERATORS = (
+OPERATORS = (
     "construct_kernel",
     "construct_kernel_backward",
     "conv1d",
@@ -44,5 +44,5 @@ def info() -> str:
         "",
         f"{'operator':<27}{'CPU':<10}CUDA",
     ]
-    lines += [f"{op:<27}{_backend(op, 'CPU'):<10}{_backend(op, 'CUDA')}" for op in _OPERATORS]
+    lines += [f"{op:<27}{_backend(op, 'CPU'):<10}{_backend(op, 'CUDA')}" for op in OPERATORS]
     return "\n".join(lines)

@@ -1,0 +1,62 @@
+"""On a device for which there are no compiled kernels the operators run their reference, with all their registrations.
+
+A process of its own plays that device: it has the schemas, and no compiled library.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import conv
+
+from dcls_ops._info import OPERATORS
+
+PROGRAM = """
+import sys, types, torch
+path, *schemas = sys.argv[1:]
+library = torch.library.Library("dcls", "DEF")
+for schema in schemas:
+    library.define(schema.removeprefix("dcls::"))
+sys.modules["dcls_ops._library"] = types.ModuleType("dcls_ops._library")
+import dcls_ops
+
+assert not torch._C._dispatch_has_kernel_for_dispatch_key("dcls::conv2d", "CPU")
+results = []
+for op, arguments in torch.load(path):
+    tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
+    output = getattr(torch.ops.dcls, op)(*arguments)
+    results.append((output.detach(), torch.autograd.grad(output.square().sum(), tensors)))
+torch.save(results, path)
+"""
+
+
+@pytest.fixture(scope="module")
+def cases():
+    torch.manual_seed(0)
+    convolutions = [conv(version, axes, requires_grad=True) for version in ("v1", "gauss") for axes in (1, 2, 3)]
+    half = conv("gauss", 2, dtype=torch.float32, requires_grad=True)
+    half_input = half.input.detach().bfloat16().contiguous(memory_format=torch.channels_last)
+    half = half._replace(input=half_input.requires_grad_())
+    unbatched = conv("v0", 2, shared=True, requires_grad=True)
+    unbatched = unbatched._replace(input=unbatched.input.detach()[0].requires_grad_())
+    calls = [(f"conv{len(c.kernel_size)}d", tuple(c)) for c in (*convolutions, half, unbatched)]
+    calls += [("construct_kernel", tuple(c[1:5])) for c in convolutions if c.version == "gauss"]
+    depthwise = [torch.randn(shape, requires_grad=True) for shape in ((2, 3, 8, 8), (3, 1, 5, 5), (3,))]
+    return [*calls, ("depthwise_conv2d", (*depthwise, [1, 1], [2, 2]))]
+
+
+def test_agrees_with_the_compiled_kernels(cases, tmp_path):
+    path = tmp_path / "calls.pt"
+    torch.save(cases, path)
+    schemas = [str(getattr(torch.ops.dcls, op).default._schema) for op in OPERATORS]
+    subprocess.run([sys.executable, "-c", PROGRAM, str(path), *schemas], check=True)
+    for (op, arguments), (output, grads) in zip(cases, torch.load(path), strict=True):
+        expected = getattr(torch.ops.dcls, op)(*arguments)
+        tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
+        expected_grads = torch.autograd.grad(expected.square().sum(), tensors)
+        tolerance = 0.05 if expected.dtype == torch.bfloat16 else 1e-4
+        for actual, wanted in zip((output, *grads), (expected.detach(), *expected_grads), strict=True):
+            assert actual.stride() == wanted.stride()
+            scale = wanted.abs().max().item()
+            torch.testing.assert_close(actual, wanted, rtol=tolerance, atol=tolerance * scale)
