@@ -32,7 +32,7 @@ bench-construction: $(VENV)/installed $(VENV)/oracle
 
 # With both libraries where nvcc is found.
 wheel: $(VENV)/requirements
-	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . -Ccmake.define.DCLS_CUDA=AUTO
 
 # Compiles the CUDA sources; fails where there is no nvcc.
 cuda: $(VENV)/requirements

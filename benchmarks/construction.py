@@ -2,8 +2,8 @@
 
     python benchmarks/construction.py
 
-Shapes are those of depthwise 17x17 layers (26 elements, "gauss"). Each measurement alternates the two implementations and
-takes medians. Memory is the growth of the process's peak resident size, each in a process of its own. Writes
+Shapes are those of depthwise 17x17 layers (26 elements, "gauss"). Each measurement alternates the two implementations
+and takes medians. Memory is the growth of the process's peak resident size, each in a process of its own. Writes
 benchmarks/results/construction-cpu.json.
 """
 

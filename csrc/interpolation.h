@@ -80,7 +80,7 @@ DCLS_HOST_DEVICE Factor<T> interpolate(T tap, T position, [[maybe_unused]] T sig
         const T height = width - std::abs(offset);
         const T sign = static_cast<T>(offset > T(0)) - static_cast<T>(offset < T(0));
         // The triangle has a kink at its peak and one at each foot. There the derivative is the mean of the two
-        // one-sided ones, or the one-sided derivative of the inward side. `height > 0` is written so that NaN passes.
+        // one-sided ones, or the one-sided derivative of the inward side. A NaN height is returned as it is.
         const T slope = offset == T(0) ? -inward : sign;
         const T active = height == T(0) ? (T(1) + inward * sign) / T(2) : T(1);
         return height < T(0) ? Factor<T>{T(0), T(0), T(0)} : Factor<T>{height, active * slope, active};

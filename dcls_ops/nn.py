@@ -25,7 +25,7 @@ from dcls_ops import functional
 from dcls_ops.functional import Size, pad, padding_per_side, to_tuple
 from dcls_ops.ops._checks import VERSIONS, has_sigma
 
-__all__ = ["Dcls1d", "Dcls2_1d", "Dcls2d", "Dcls2dK1d", "Dcls3_1d", "Dcls3_2d", "Dcls3d"]
+__all__ = ["Dcls1d", "Dcls2_1d", "Dcls2d", "Dcls2dK1d", "Dcls3_1d", "Dcls3_2d", "Dcls3d", "DclsLayer"]
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -36,7 +36,7 @@ _INITIAL_SIG = {"max": 0.0, "gauss": 0.23}
 
 
 class DclsLayer(nn.Module):
-    """What all layers share. Not for direct use; ``isinstance(module, DclsLayer)`` finds them in a model.
+    """The base class of all layers: ``isinstance(module, DclsLayer)`` finds them in a model.
 
     Filters are dense along the leading spatial axes (``dense_kernel_size``, often none) and learned along the others.
     """

@@ -226,4 +226,4 @@ def test_out_channels_may_share_positions():
 
 
 def test_every_layer_is_listed():
-    assert set(nn.__all__) == {cls.__name__ for cls, _, _ in LAYERS}
+    assert set(nn.__all__) == {cls.__name__ for cls, _, _ in LAYERS} | {"DclsLayer"}

@@ -36,7 +36,7 @@ class FilterFactors {
     FilterFactors(const std::array<int64_t, kAxes>& extent, int64_t first_axis, int64_t kernel_count)
         : extent_(extent), first_axis_(first_axis), axes_(kernel_count * kAxes) {
         const int64_t taps = extent[0] + extent[1] + extent[2];
-        storage_.resize(kernel_count * taps * (with_derivatives ? 3 : 1));
+        storage_.resize(kernel_count * taps * 3);
         T* next = storage_.data();
         for (int64_t k = 0; k < kernel_count; ++k) {
             for (int axis = 0; axis < kAxes; ++axis) {
@@ -45,7 +45,7 @@ class FilterFactors {
                 if (axis < first_axis) {
                     next[0] = T(1);
                 }
-                next += extent[axis] * (with_derivatives ? 3 : 1);
+                next += extent[axis] * 3;
             }
         }
     }
@@ -72,10 +72,8 @@ class FilterFactors {
     void touch_every_tap(AxisFactors<T>* axes) {
         for (int axis = first_axis_; axis < kAxes; ++axis) {
             for (T* factors : {axes[axis].value, axes[axis].d_position, axes[axis].d_sigma}) {
-                if (with_derivatives || factors == axes[axis].value) {
-                    std::fill(factors, factors + axes[axis].taps.begin, T(0));
-                    std::fill(factors + axes[axis].taps.end, factors + extent_[axis], T(0));
-                }
+                std::fill(factors, factors + axes[axis].taps.begin, T(0));
+                std::fill(factors + axes[axis].taps.end, factors + extent_[axis], T(0));
             }
             axes[axis].taps = {0, extent_[axis]};
         }

@@ -128,10 +128,9 @@ register_double_backward(_BACKWARD_OP, reference.conv_backward)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weight, positions, kernel_size, sigma, bias, *settings = inputs
+    input, weight, positions, kernel_size, sigma, _, *settings = inputs
     ctx.save_for_backward(input, weight, positions, sigma)
     ctx.kernel_size, ctx.settings = kernel_size, settings
-    ctx.bias_dtype = bias.dtype if bias is not None else None
 
 
 def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
@@ -142,8 +141,6 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad_output, input, weight, positions, ctx.kernel_size, sigma, *ctx.settings, wanted
     )
     grad_input, grad_weight, grad_positions, grad_sigma, grad_bias = pick(gradients, wanted)
-    if grad_bias is not None:
-        grad_bias = grad_bias.to(ctx.bias_dtype)
     return grad_input, grad_weight, grad_positions, None, grad_sigma, grad_bias, *[None] * len(ctx.settings)
 
 
