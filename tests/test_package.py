@@ -1,5 +1,6 @@
 """The package as it is installed: libraries, wheel tag, command line."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -59,3 +60,11 @@ def test_a_missing_library_is_explained():
 
 def test_typed():
     assert (Path(dcls_ops.__file__).parent / "py.typed").exists()
+
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL))
+def test_readme_snippets_run(snippet):
+    exec(snippet, {})
