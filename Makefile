@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # nvcc only costs time where nothing can run its output; `make cuda` compiles the CUDA sources anyway.
 DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
-CPP := $(shell git ls-files 'csrc/*')
+CPP := $(wildcard csrc/*.* csrc/*/*.*)
 LINTED := dcls_ops tests benchmarks examples
 
 .PHONY: demo test lint format bench-construction wheel cuda clean
@@ -13,7 +13,7 @@ LINTED := dcls_ops tests benchmarks examples
 demo: $(VENV)/installed $(VENV)/demo
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/installed $(VENV)/oracle
+test: $(VENV)/installed $(VENV)/oracle.installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/requirements
@@ -27,7 +27,7 @@ format: $(VENV)/requirements
 	$(BIN)/ruff format $(LINTED)
 	$(BIN)/clang-format -i $(CPP)
 
-bench-construction: $(VENV)/installed $(VENV)/oracle
+bench-construction: $(VENV)/installed $(VENV)/oracle.installed
 	$(BIN)/python benchmarks/construction.py
 
 # With both libraries where nvcc is found.
@@ -55,10 +55,11 @@ $(VENV)/installed: $(VENV)/requirements CMakeLists.txt pyproject.toml $(CPP)
 		-Ccmake.define.DCLS_CUDA=$(DCLS_CUDA)
 	touch $@
 
-$(VENV)/demo: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check matplotlib scikit-learn tqdm
+$(VENV)/demo: $(VENV)/installed requirements-demo.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-demo.txt
 	touch $@
 
 # The original package, which tests compare with; not on Python's path, because it owns the folder name DCLS.
-$(VENV)/oracle: $(VENV)/requirements
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oracle DCLS==0.1.1
+$(VENV)/oracle.installed: $(VENV)/requirements
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oracle DCLS==0.1.1
+	touch $@

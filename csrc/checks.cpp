@@ -1,5 +1,6 @@
 #include "checks.h"
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 
@@ -8,6 +9,9 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kVersions{"v0", "v1", "max", "gauss"};
 constexpr std::array<std::string_view, 2> kMethods{"auto", "construct"};
+
+// No extent, stride or padding comes near; below it, their sums and products fit 64 bits.
+constexpr int64_t kLimit = int64_t{1} << 31;
 
 // STD_TORCH_CHECK would put the name of this file and a line number before the message.
 template <typename... Parts>
@@ -79,7 +83,7 @@ std::string dtype_name(ScalarType dtype) {
         case ScalarType::ComplexDouble:
             return "torch.complex128";
         default:
-            return torch::headeronly::toString(dtype);
+            return toString(dtype);
     }
 }
 
@@ -134,7 +138,17 @@ void check_entries(std::string_view op, std::string_view name, const IntList& va
     check(values.size() == count, op, name, " must have ", count, count == 1 ? " entry" : " entries", ", got ",
           tuple(values));
     for (const auto value : values) {
-        check(value >= least, op, name, " must be ", least == 0 ? "non-negative" : "positive", ", got ", tuple(values));
+        check(value >= least && value < kLimit, op, name, " must be ", least == 0 ? "non-negative" : "positive",
+              " and below 2**31, got ", tuple(values));
+    }
+}
+
+// Taps are counted in 32 bits, which the limit on each extent alone does not ensure.
+void check_tap_count(std::string_view op, const IntList& kernel_size) {
+    int64_t tap_count = 1;
+    for (const auto extent : kernel_size) {
+        tap_count *= extent;
+        check(tap_count < kLimit, op, "kernel_size must have fewer than 2**31 taps, got ", tuple(kernel_size));
     }
 }
 
@@ -144,6 +158,9 @@ ConvArguments check_geometry(std::string_view op, const Tensor& input, const Int
     const auto axes = static_cast<int64_t>(kernel_size.size());
     check_entries(op, "stride", stride, kernel_size.size(), 1);
     check_entries(op, "padding", padding, kernel_size.size(), 0);
+    for (int64_t axis = input.dim() - axes; axis < input.dim(); ++axis) {
+        check(input.size(axis) >= 1, op, "input must not be empty along a spatial axis, got ", shape(input));
+    }
     const bool batched = input.dim() == axes + 2;
     IntList output_shape;
     if (batched) {
@@ -158,7 +175,7 @@ ConvArguments check_geometry(std::string_view op, const Tensor& input, const Int
         output_shape.push_back((padded[a] - kernel_size[a]) / stride[a] + 1);
     }
     check(fits, op, "kernel_size ", tuple(kernel_size), " must not exceed the padded input, got ", tuple(padded));
-    return {axes, stride, padding, groups, batched, output_shape};
+    return {stride, padding, groups, batched, output_shape};
 }
 
 }  // namespace
@@ -170,16 +187,17 @@ KernelArguments check_kernel_arguments(std::string_view op, const Tensor& weight
     check(weight.dim() == 3, op, "weight must have shape (out_channels, in_channels / groups, kernel_count), got ",
           shape(weight));
     const int64_t out_channels = weight.size(0);
-    const int64_t in_channels = weight.size(1);
+    const int64_t in_channels_per_group = weight.size(1);
     const int64_t kernel_count = weight.size(2);
-    check(kernel_count >= 1, op, "weight must have at least one element per filter, got ", shape(weight));
+    check(weight.numel() > 0, op, "weight must not be empty, got ", shape(weight));
     const auto axes = static_cast<int64_t>(kernel_size.size());
     check(axes >= 1 && axes <= 3, op, "kernel_size must have 1 to 3 entries, got ", tuple(kernel_size));
     check_entries(op, "kernel_size", kernel_size, kernel_size.size(), 1);
+    check_tap_count(op, kernel_size);
     check_floating(op, "weight", weight);
 
-    const IntList per_filter{axes, out_channels, in_channels, kernel_count};
-    const IntList shared{axes, 1, in_channels, kernel_count};
+    const IntList per_filter{axes, out_channels, in_channels_per_group, kernel_count};
+    const IntList shared{axes, 1, in_channels_per_group, kernel_count};
     check(sizes(positions) == per_filter || sizes(positions) == shared, op, "positions must have shape ",
           tuple(per_filter), " or ", tuple(shared), ", got ", shape(positions));
     check_like(op, "positions", positions, "weight", weight);
@@ -191,12 +209,13 @@ KernelArguments check_kernel_arguments(std::string_view op, const Tensor& weight
     } else {
         check(!sigma.has_value(), op, "sigma must be None for version '", version_name, "', got a tensor");
     }
-    return {kernel_size, version, out_channels, in_channels, kernel_count, positions.size(1) != out_channels};
+    const bool shared_positions = positions.size(1) != out_channels;
+    return {kernel_size, version, out_channels, in_channels_per_group, kernel_count, shared_positions};
 }
 
-KernelArguments check_construct_backward_arguments(std::string_view op, const Tensor& grad_kernel, const Tensor& weight,
-                                                   const Tensor& positions, const OptionalTensor& sigma,
-                                                   std::string_view version) {
+KernelArguments check_construct_kernel_backward_arguments(std::string_view op, const Tensor& grad_kernel,
+                                                          const Tensor& weight, const Tensor& positions,
+                                                          const OptionalTensor& sigma, std::string_view version) {
     check(grad_kernel.dim() >= 3, op,
           "grad_kernel must have shape (out_channels, in_channels / groups, *kernel_size), got ", shape(grad_kernel));
     const IntList grad_shape = sizes(grad_kernel);
@@ -224,9 +243,11 @@ ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, co
     check(same_device(input, weight), op, "input must be on ", device_name(weight), " like weight, got ",
           device_name(input));
     const ScalarType dtype = weight.scalar_type();
-    check(input.scalar_type() == dtype || (dtype == ScalarType::Float && is_half(input.scalar_type())), op,
-          "input must be ", dtype == ScalarType::Float ? "torch.float16, torch.bfloat16 or " : "", dtype_name(dtype),
-          " for ", dtype_name(dtype), " parameters, got ", dtype_name(input.scalar_type()));
+    const char* accepted = dtype == ScalarType::Double  ? "torch.float64"
+                           : dtype == ScalarType::Float ? "torch.float16, torch.bfloat16 or torch.float32"
+                                                        : "torch.float16 or torch.bfloat16";
+    check(input.scalar_type() == dtype || (dtype != ScalarType::Double && is_half(input.scalar_type())), op,
+          "input must be ", accepted, " for ", dtype_name(dtype), " parameters, got ", dtype_name(input.scalar_type()));
     if (bias.has_value()) {
         check(sizes(*bias) == IntList{out_channels}, op, "bias must have shape ", tuple({out_channels}), ", got ",
               shape(*bias));
@@ -238,13 +259,14 @@ ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, co
     return check_geometry(op, input, kernel_size, out_channels, stride, padding, groups);
 }
 
-ConvArguments check_depthwise_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,
-                                        const OptionalTensor& bias, const IntList& stride, const IntList& padding) {
+ConvArguments check_depthwise_conv2d_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,
+                                               const OptionalTensor& bias, const IntList& stride,
+                                               const IntList& padding) {
     check(kernel.dim() == 4 && kernel.size(1) == 1, op,
           "kernel must have shape (out_channels, 1, kernel_height, kernel_width), got ", shape(kernel));
     check_floating(op, "kernel", kernel);
     const IntList kernel_size{kernel.size(2), kernel.size(3)};
-    check(kernel_size[0] >= 1 && kernel_size[1] >= 1, op, "kernel must have at least one tap, got ", shape(kernel));
+    check(kernel.numel() > 0, op, "kernel must not be empty, got ", shape(kernel));
     check(input.dim() == 3 || input.dim() == 4, op, "input must have 3 (unbatched) or 4 dimensions, got ",
           shape(input));
     const int64_t channels = input.size(input.dim() - 3);
@@ -258,6 +280,17 @@ ConvArguments check_depthwise_arguments(std::string_view op, const Tensor& input
     }
     return check_geometry(op, input, kernel_size, kernel.size(0), stride, padding, channels);
 }
+
+template <size_t n>
+std::array<bool, n> check_output_mask(std::string_view op, const BoolList& output_mask) {
+    check(output_mask.size() == n, op, "output_mask must have ", n, " entries, got ", output_mask.size());
+    std::array<bool, n> mask{};
+    std::copy(output_mask.begin(), output_mask.end(), mask.begin());
+    return mask;
+}
+
+template std::array<bool, 3> check_output_mask<3>(std::string_view op, const BoolList& output_mask);
+template std::array<bool, 5> check_output_mask<5>(std::string_view op, const BoolList& output_mask);
 
 void check_grad_output(std::string_view op, const Tensor& grad_output, const Tensor& input, const ConvArguments& conv) {
     check(sizes(grad_output) == conv.output_shape, op, "grad_output must have shape ", tuple(conv.output_shape),

@@ -1,4 +1,4 @@
-// Argument checks of every operator, made before any kernel runs. dcls_ops/ops/_checks.py says the same to the fake
+// Argument checks of every operator, made before any kernel runs. dcls_ops/_checks.py says the same to the fake
 // kernels, check for check and word for word; tests/ops/test_bad_input.py holds the two together.
 #pragma once
 
@@ -13,14 +13,14 @@ namespace dcls {
 struct KernelArguments {
     IntList kernel_size;  // (L_1, ..., L_d)
     Version version;
-    int64_t out_channels;   // O
-    int64_t in_channels;    // I/g, per group
-    int64_t kernel_count;   // K
-    bool shared_positions;  // positions (and sigma) are (d, 1, I/g, K)
+    int64_t out_channels;           // O
+    int64_t in_channels_per_group;  // I/g
+    int64_t kernel_count;           // K
+    bool shared_positions;          // positions (and sigma) are (d, 1, I/g, K)
 
     int64_t spatial_axes() const { return static_cast<int64_t>(kernel_size.size()); }
     IntList kernel_shape() const {
-        IntList shape{out_channels, in_channels};
+        IntList shape{out_channels, in_channels_per_group};
         shape.insert(shape.end(), kernel_size.begin(), kernel_size.end());
         return shape;
     }
@@ -31,13 +31,12 @@ KernelArguments check_kernel_arguments(std::string_view op, const Tensor& weight
                                        const IntList& kernel_size, const OptionalTensor& sigma,
                                        std::string_view version);
 
-KernelArguments check_construct_backward_arguments(std::string_view op, const Tensor& grad_kernel, const Tensor& weight,
-                                                   const Tensor& positions, const OptionalTensor& sigma,
-                                                   std::string_view version);
+KernelArguments check_construct_kernel_backward_arguments(std::string_view op, const Tensor& grad_kernel,
+                                                          const Tensor& weight, const Tensor& positions,
+                                                          const OptionalTensor& sigma, std::string_view version);
 
-// The validated arguments of a convolution with `spatial_axes` axes.
+// The validated arguments of a convolution.
 struct ConvArguments {
-    int64_t spatial_axes;
     IntList stride, padding;
     int64_t groups;
     bool batched;
@@ -48,8 +47,13 @@ ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, co
                                    const IntList& kernel_size, const OptionalTensor& bias, const IntList& stride,
                                    const IntList& padding, int64_t groups, std::string_view method);
 
-ConvArguments check_depthwise_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,
-                                        const OptionalTensor& bias, const IntList& stride, const IntList& padding);
+ConvArguments check_depthwise_conv2d_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,
+                                               const OptionalTensor& bias, const IntList& stride,
+                                               const IntList& padding);
+
+// An output_mask of n entries, as an array.
+template <size_t n>
+std::array<bool, n> check_output_mask(std::string_view op, const BoolList& output_mask);
 
 void check_grad_output(std::string_view op, const Tensor& grad_output, const Tensor& input, const ConvArguments& conv);
 

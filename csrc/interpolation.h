@@ -51,7 +51,7 @@ DCLS_HOST_DEVICE inline float exponential(float x) {
     power = power * r + 1.0f;
     power = power * r + 1.0f;
     // The low bits of `shifted` hold n: move them into the exponent of 2^n.
-    const float scale = std::bit_cast<float>((std::bit_cast<int32_t>(shifted) << 23) + std::bit_cast<int32_t>(1.0f));
+    const float scale = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) << 23) + std::bit_cast<uint32_t>(1.0f));
     return x < -87.0f ? 0.0f : power * scale;
 #endif
 }
@@ -82,8 +82,8 @@ DCLS_HOST_DEVICE Factor<T> interpolate(T tap, T position, [[maybe_unused]] T sig
         // The triangle has a kink at its peak and one at each foot. There the derivative is the mean of the two
         // one-sided ones, or the one-sided derivative of the inward side. A NaN height is returned as it is.
         const T slope = offset == T(0) ? -inward : sign;
-        const T active = height == T(0) ? (T(1) + inward * sign) / T(2) : T(1);
-        return height < T(0) ? Factor<T>{T(0), T(0), T(0)} : Factor<T>{height, active * slope, active};
+        const T d_width = height == T(0) ? (T(1) + inward * sign) / T(2) : T(1);
+        return height < T(0) ? Factor<T>{T(0), T(0), T(0)} : Factor<T>{height, d_width * slope, d_width};
     }
 }
 

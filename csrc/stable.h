@@ -1,6 +1,6 @@
-// The one place that names LibTorch's Stable ABI: every alias used elsewhere, and the ATen operators we call that
-// torch/csrc/stable/ops.h does not wrap. Nothing here is newer than torch 2.10 (TORCH_TARGET_VERSION in
-// CMakeLists.txt).
+// The one place that names LibTorch's Stable ABI, registration macros apart: every alias used elsewhere, and the ATen
+// operators we call that torch/csrc/stable/ops.h does not wrap. Nothing here is newer than torch 2.10
+// (TORCH_TARGET_VERSION in CMakeLists.txt).
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -21,6 +21,7 @@ namespace dcls {
 using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
+using torch::headeronly::toString;
 using torch::stable::contiguous;
 using torch::stable::parallel_for;
 using torch::stable::squeeze;

@@ -9,7 +9,7 @@ from importlib.metadata import version as _version
 from dcls_ops import deploy as deploy
 from dcls_ops import functional as functional
 from dcls_ops import nn as nn
-from dcls_ops import ops as ops  # defines torch.ops.dcls, which the modules below call
+from dcls_ops import ops as ops
 from dcls_ops import reference as reference
 
 __version__ = _version("dcls_ops")

@@ -7,15 +7,8 @@ import torch
 import dcls_ops
 from dcls_ops import _library
 
-OPERATORS = (
-    "construct_kernel",
-    "construct_kernel_backward",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_backward",
-    "depthwise_conv2d",
-    "depthwise_conv2d_backward",
+OPERATORS = sorted(
+    name.removeprefix("dcls::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("dcls::")
 )
 
 
@@ -24,7 +17,7 @@ def _cuda_library() -> str:
         return _library.build_info("dcls_cuda")
     if torch.version.cuda is None:
         return "not loaded: this torch has no CUDA"
-    return "not installed: it is built where nvcc is found"
+    return "not installed: it is built with DCLS_CUDA=ON, or AUTO where nvcc is found"
 
 
 def _backend(operator: str, key: str) -> str:

@@ -5,15 +5,22 @@ from typing import Any
 
 from torch import nn
 
-from dcls_ops.nn import DclsLayer
+from dcls_ops.nn import Dcls2d, DclsLayer
 
 __all__ = ["fold"]
+
+_FORWARDS = (DclsLayer.forward, Dcls2d.forward)
 
 # Any: nn.ConvNd is annotated for tuples of its own length.
 _CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def _folded(layer: DclsLayer) -> nn.Module:
+    # A convolution would not do what these do.
+    if type(layer).forward not in _FORWARDS:
+        raise ValueError(f"fold() cannot fold {type(layer).__name__}, which has a forward of its own")
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        raise ValueError(f"fold() cannot fold a {type(layer).__name__} with forward hooks; remove them first")
     convolution: nn.Module = _CONVOLUTIONS[layer.spatial_axes - 1](
         layer.in_channels,
         layer.out_channels,
@@ -25,16 +32,21 @@ def _folded(layer: DclsLayer) -> nn.Module:
         padding_mode=layer.padding_mode,
         device="meta",
     )
-    convolution.weight = nn.Parameter(layer.construct_kernel().detach())
+    kernel = layer.construct_kernel().detach()
+    convolution.weight = nn.Parameter(kernel, requires_grad=layer.weight.requires_grad)
     if layer.bias is not None:
-        convolution.bias = nn.Parameter(layer.bias.detach().clone())
+        convolution.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=layer.bias.requires_grad)
     return convolution.train(layer.training)
 
 
 def fold(model: nn.Module) -> nn.Module:
     """A copy of the model in which every DCLS layer is a plain ``nn.Conv1d/2d/3d`` that computes the same.
 
-    A layer that occurs in several places stays one layer.
+    A layer that occurs in several places stays one layer. Parameters require gradients where the layer's weight and
+    bias do.
+
+    Raises:
+        ValueError: if a layer's class has a ``forward`` of its own, or a layer has forward hooks.
 
     Example:
         >>> from dcls_ops.nn import Dcls2d
@@ -43,7 +55,8 @@ def fold(model: nn.Module) -> nn.Module:
           (0): Conv2d(3, 8, kernel_size=(7, 7), stride=(1, 1))
         )
     """
-    folded = {id(module): _folded(module) for module in model.modules() if isinstance(module, DclsLayer)}
+    layers = [module for module in model.modules() if isinstance(module, DclsLayer)]
+    folded: dict[int, Any] = {id(layer): _folded(layer) for layer in layers}
     # What deepcopy finds in its memo it takes as the copy.
-    copied: nn.Module = copy.deepcopy(model, memo=dict(folded))
+    copied: nn.Module = copy.deepcopy(model, memo=folded)
     return copied

@@ -5,47 +5,15 @@ They do what ``torch.ops.dcls.*`` does, and also take an int where the operators
 filter), d is the number of spatial axes, and L is ``kernel_size``, the extent of the dense kernel.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dcls_ops import ops as ops  # defines torch.ops.dcls
+from dcls_ops._arguments import Size, pad, padding_per_side, to_tuple
+
 __all__ = ["construct_kernel", "conv1d", "conv2d", "conv3d", "depthwise_conv2d"]
-
-Size = int | Sequence[int]
-
-
-def to_tuple(name: str, value: Size, length: int) -> tuple[int, ...]:
-    """An int for every axis, from one int or as many as there are axes."""
-    values = (value,) * length if isinstance(value, int | torch.SymInt) else tuple(value)
-    if len(values) != length:
-        raise ValueError(f"{name} must be an int or have {length} {'entry' if length == 1 else 'entries'}, got {value}")
-    return values
-
-
-def padding_per_side(
-    padding: Size | str, kernel_size: Sequence[int], stride: Sequence[int]
-) -> tuple[tuple[int, int], ...]:
-    """(before, after) for every axis. "same" puts the odd tap after, as PyTorch's convolutions do."""
-    if not isinstance(padding, str):
-        return tuple((pad, pad) for pad in to_tuple("padding", padding, len(kernel_size)))
-    if padding == "valid":
-        return ((0, 0),) * len(kernel_size)
-    if padding != "same":
-        raise ValueError(f"padding must be an int, a tuple, 'same' or 'valid', got {padding!r}")
-    if any(step != 1 for step in stride):
-        raise ValueError(f"padding='same' needs stride 1, got {tuple(stride)}")
-    return tuple(((extent - 1) // 2, extent // 2) for extent in kernel_size)
-
-
-def pad(input: Tensor, sides: Sequence[tuple[int, int]], mode: str = "zeros") -> tuple[Tensor, list[int]]:
-    """Pads what a convolution cannot pad by itself. Returns the input and the padding left for the convolution."""
-    if mode == "zeros" and all(before == after for before, after in sides):
-        return input, [before for before, _ in sides]
-    amounts = [amount for side in reversed(sides) for amount in side]
-    return F.pad(input, amounts, mode="constant" if mode == "zeros" else mode), [0] * len(sides)
 
 
 def construct_kernel(
@@ -79,15 +47,14 @@ def construct_kernel(
 
     Raises:
         RuntimeError: if an argument does not fit the others; the message names it.
+        ValueError: if kernel_size is not an int or d of them.
 
     Example:
         >>> weight, positions = torch.ones(1, 1, 1), torch.tensor([0.25]).view(1, 1, 1, 1)
         >>> construct_kernel(weight, positions, 5, version="v0")
         tensor([[[0.0000, 0.0000, 0.7500, 0.2500, 0.0000]]])
     """
-    size = to_tuple(
-        "kernel_size", kernel_size, positions.shape[0] if isinstance(kernel_size, int) else len(kernel_size)
-    )
+    size = to_tuple("kernel_size", kernel_size, positions.shape[0])
     kernel: Tensor = torch.ops.dcls.construct_kernel(weight, positions, size, sigma, version)
     return kernel
 
@@ -156,7 +123,8 @@ def conv2d(
     for backward.
 
     Args:
-        input: float16, bfloat16 or the parameters' dtype. Under autocast it is cast, and parameters are not.
+        input: in the parameters' dtype; float16 or bfloat16 also with parameters in another one of float16, bfloat16
+            and float32. Under autocast it is cast, and parameters are not.
         weight, positions, sigma, version: as in :func:`construct_kernel`, with d = 2.
         kernel_size: extent of the dense kernel, an int or one per axis.
         bias: (O,), in the dtype of input or weight.
@@ -171,7 +139,7 @@ def conv2d(
 
     Raises:
         RuntimeError: if an argument does not fit the others; the message names it.
-        ValueError: for padding that is not one of the above.
+        ValueError: if kernel_size, stride or padding has the wrong length, or padding is none of the above.
 
     Example:
         >>> input, weight, positions = torch.randn(8, 32, 14, 14), torch.randn(32, 1, 5), torch.randn(2, 32, 1, 5)
@@ -227,7 +195,7 @@ def depthwise_conv2d(
 
     Raises:
         RuntimeError: if an argument does not fit the others; the message names it.
-        ValueError: for padding that is not one of the above.
+        ValueError: if kernel_size, stride or padding has the wrong length, or padding is none of the above.
 
     Example:
         >>> depthwise_conv2d(torch.randn(2, 8, 14, 14), torch.randn(8, 1, 7, 7), padding="same").shape

@@ -13,8 +13,7 @@ Parameters of a layer:
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,15 +21,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from dcls_ops import functional
-from dcls_ops.functional import Size, pad, padding_per_side, to_tuple
-from dcls_ops.ops._checks import VERSIONS, has_sigma
+from dcls_ops._arguments import Size, pad, padding_per_side, to_tuple
+from dcls_ops._checks import METHODS, VERSIONS, has_sigma
 
 __all__ = ["Dcls1d", "Dcls2_1d", "Dcls2d", "Dcls2dK1d", "Dcls3_1d", "Dcls3_2d", "Dcls3d", "DclsLayer"]
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
-# The narrowest width, and what SIG starts at. A Gaussian of 0.23 + 0.27 = 0.5 taps is about as wide as the triangles of
-# the other versions.
+# The narrowest width, and what SIG starts at, as in the original package. A Gaussian of 0.23 + 0.27 = 0.5 taps is about
+# as wide as the triangles of the other versions.
 _SMALLEST_SIGMA = {"max": 1.0, "gauss": 0.27}
 _INITIAL_SIG = {"max": 0.0, "gauss": 0.23}
 
@@ -51,13 +50,15 @@ class DclsLayer(nn.Module):
 
     def __init__(
         self,
+        *,
         in_channels: int,
         out_channels: int,
         kernel_count: int,
         stride: Size,
         padding: Size | str,
-        dense_kernel_size: tuple[int, ...],
-        dilated_kernel_size: tuple[int, ...],
+        dense_kernel_size: Size = (),
+        dilated_kernel_size: Size,
+        learned_axes: int,
         groups: int,
         bias: bool,
         padding_mode: str,
@@ -68,38 +69,43 @@ class DclsLayer(nn.Module):
         super().__init__()
         if version not in VERSIONS:
             raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")
-        if not isinstance(kernel_count, int) or kernel_count < 1:
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}")
+        if not hasattr(kernel_count, "__index__") or kernel_count < 1:
             raise ValueError(
                 "kernel_count must be a positive int, the number of elements per filter (the extent of the kernel is "
                 f"dilated_kernel_size), got {kernel_count!r}"
             )
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels < 1:
+                raise ValueError(f"{name} must be positive, got {channels}")
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
             )
-        if padding_mode not in _PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}")
-        for name, sizes in (("dense_kernel_size", dense_kernel_size), ("dilated_kernel_size", dilated_kernel_size)):
-            if any(size < 1 for size in sizes):
-                raise ValueError(f"{name} must be positive, got {sizes}")
+        dense_axes = self.spatial_axes - learned_axes if dense_kernel_size != () else 0
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_count = kernel_count
+        self.kernel_count = int(kernel_count)
         self.stride = to_tuple("stride", stride, self.spatial_axes)
         self.padding = padding if isinstance(padding, str) else to_tuple("padding", padding, self.spatial_axes)
-        self.dense_kernel_size = dense_kernel_size
-        self.dilated_kernel_size = dilated_kernel_size
+        self.dense_kernel_size = to_tuple("dense_kernel_size", dense_kernel_size, dense_axes)
+        self.dilated_kernel_size = to_tuple("dilated_kernel_size", dilated_kernel_size, learned_axes)
         self.groups = groups
         self.padding_mode = padding_mode
         self.version = version
-        self._padding_per_side()  # raises if padding does not fit
+        for name in ("stride", "dense_kernel_size", "dilated_kernel_size"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if any(amount < 0 for side in self._padding_per_side() for amount in side):
+            raise ValueError(f"padding must be non-negative, got {self.padding}")
 
         def parameter(*shape: int) -> Parameter:
             return Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        filters = (out_channels, in_channels // groups, *dense_kernel_size, kernel_count)
+        filters = (out_channels, in_channels // groups, *self.dense_kernel_size, self.kernel_count)
         self.weight = parameter(*filters)
-        self.P = parameter(len(dilated_kernel_size), *filters)
+        self.P = parameter(learned_axes, *filters)
         self.register_parameter("SIG", parameter(*self.P.shape) if has_sigma(version) else None)
         self.register_parameter("bias", parameter(out_channels) if bias else None)
         self.reset_parameters()
@@ -119,7 +125,7 @@ class DclsLayer(nn.Module):
         return magnitude + _SMALLEST_SIGMA[self.version]
 
     def reset_parameters(self) -> None:
-        """Draws weight and bias like ``nn.ConvNd`` with K taps, and positions from N(0, 0.5), in taps."""
+        """Draws weight and bias as ``nn.ConvNd`` with K taps would, and positions with standard deviation 0.5 taps."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -149,10 +155,14 @@ class DclsLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
-        kernel = self.construct_kernel().to(input.dtype)
-        bias = self.bias.to(input.dtype) if self.bias is not None else None
-        convolution = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_axes - 1]
-        return convolution(padded, kernel, bias, self.stride, tuple(padding), groups=self.groups)
+        kernel, bias = self.construct_kernel(), cast("Tensor | None", self.bias)
+        # The operators' rule: half inputs are convolved in their own dtype, whatever the parameters are. All else that
+        # does not fit is for PyTorch's convolution to refuse.
+        if input.dtype in (torch.float16, torch.bfloat16) and kernel.dtype != torch.float64:
+            kernel, bias = kernel.to(input.dtype), bias.to(input.dtype) if bias is not None else None
+        convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_axes - 1]
+        output: Tensor = convolution(padded, kernel, bias, self.stride, padding, groups=self.groups)
+        return output
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_count={self.kernel_count}"]
@@ -195,20 +205,22 @@ class _DclsNd(DclsLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            (),
-            to_tuple("dilated_kernel_size", dilated_kernel_size, self.spatial_axes),
-            groups,
-            bias,
-            padding_mode,
-            version,
-            device,
-            dtype,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_count=kernel_count,
+            stride=stride,
+            padding=padding,
+            dilated_kernel_size=dilated_kernel_size,
+            learned_axes=self.spatial_axes,
+            groups=groups,
+            bias=bias,
+            padding_mode=padding_mode,
+            version=version,
+            device=device,
+            dtype=dtype,
         )
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         self.method = method
 
     def forward(self, input: Tensor) -> Tensor:
@@ -227,6 +239,9 @@ class _DclsNd(DclsLayer):
             self.version,
             self.method,
         )
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", method={self.method!r}" if self.method != "auto" else "")
 
 
 class Dcls1d(_DclsNd):
@@ -288,7 +303,7 @@ class Dcls3d(_DclsNd):
 
 
 class _DclsPartial(DclsLayer):
-    """Dense along the leading axes, learned along the last ones."""
+    """Dense along the leading axes, learned along the last ones. The dense kernel is kept for backward."""
 
     learned_axes: ClassVar[int]
 
@@ -310,19 +325,20 @@ class _DclsPartial(DclsLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            to_tuple("dense_kernel_size", dense_kernel_size, self.spatial_axes - self.learned_axes),
-            to_tuple("dilated_kernel_size", dilated_kernel_size, self.learned_axes),
-            groups,
-            bias,
-            padding_mode,
-            version,
-            device,
-            dtype,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_count=kernel_count,
+            stride=stride,
+            padding=padding,
+            dense_kernel_size=dense_kernel_size,
+            dilated_kernel_size=dilated_kernel_size,
+            learned_axes=self.learned_axes,
+            groups=groups,
+            bias=bias,
+            padding_mode=padding_mode,
+            version=version,
+            device=device,
+            dtype=dtype,
         )
 
 
@@ -375,7 +391,8 @@ class Dcls3_2d(_DclsPartial):
 class Dcls2dK1d(DclsLayer):
     """Two axes, with a flat kernel: extent 1 along axis ``flat_dim`` and learned positions along the other one.
 
-    Other arguments as for :class:`Dcls2d`; ``dilated_kernel_size`` is one int, and ``P`` is (1, O, I/g, K).
+    Other arguments as for :class:`Dcls2d`; ``dilated_kernel_size`` is one int, and ``P`` is (1, O, I/g, K). The dense
+    kernel is kept for backward.
 
     Example:
         >>> layer = Dcls2dK1d(4, 8, kernel_count=3, dilated_kernel_size=11, padding=(0, 5), flat_dim=0)
@@ -392,7 +409,7 @@ class Dcls2dK1d(DclsLayer):
         kernel_count: int,
         stride: Size = 1,
         padding: Size | str = 0,
-        dilated_kernel_size: int | Sequence[int] = 1,
+        dilated_kernel_size: Size = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -406,19 +423,19 @@ class Dcls2dK1d(DclsLayer):
             raise ValueError(f"flat_dim must be 0 (height) or 1 (width), got {flat_dim!r}")
         self.flat_dim = flat_dim
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            (),
-            to_tuple("dilated_kernel_size", dilated_kernel_size, 1),
-            groups,
-            bias,
-            padding_mode,
-            version,
-            device,
-            dtype,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_count=kernel_count,
+            stride=stride,
+            padding=padding,
+            dilated_kernel_size=dilated_kernel_size,
+            learned_axes=1,
+            groups=groups,
+            bias=bias,
+            padding_mode=padding_mode,
+            version=version,
+            device=device,
+            dtype=dtype,
         )
 
     @property

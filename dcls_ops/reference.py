@@ -1,6 +1,7 @@
 """The operators in plain ATen: what they compute, stated once for readers and for tests.
 
-Every function here takes the arguments of the operator of the same name, runs on any device, and can be differentiated
+Every function here takes the arguments of the operator of the same name (``conv`` those of conv1d, conv2d and conv3d),
+runs on any device, and can be differentiated
 any number of times (a backward function takes all arguments but output_mask). Tests compare the compiled kernels with
 these functions in float64. On devices for which the library has no kernels, the operators run them.
 """
@@ -12,15 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dcls_ops._checks import check_kernel_arguments
+
 #: What a backward function returns: one gradient for each differentiable argument, None where the argument is None.
 Gradients = tuple[Tensor | None, ...]
 
 #: Keeps the normalisation finite where an element lies far outside the kernel.
 NORMALISATION_EPSILON = 1e-7
-
-
-def _gaussian(offset: Tensor, sigma: Tensor) -> Tensor:
-    return torch.exp(-0.5 * (offset / sigma) ** 2)
 
 
 def _triangle(offset: Tensor, width: Tensor | float, inward: Tensor) -> Tensor:
@@ -40,12 +39,12 @@ def _factors(positions: Tensor, sigma: Tensor | None, extent: int, version: str)
     taps = torch.arange(extent, dtype=positions.dtype, device=positions.device)
     position = (positions + extent // 2).unsqueeze(-1)
     offset = taps - position
+    width = sigma.unsqueeze(-1) if sigma is not None else 1.0
     if version == "gauss":
-        assert sigma is not None
-        return _gaussian(offset, sigma.unsqueeze(-1))
+        return torch.exp(-0.5 * (offset / width) ** 2)
     first, last = position == 0, position == extent - 1
     inward = first.to(offset.dtype) - last.to(offset.dtype)
-    return _triangle(offset, sigma.unsqueeze(-1) if sigma is not None else 1.0, inward)
+    return _triangle(offset, width, inward)
 
 
 def construct_kernel(
@@ -56,9 +55,16 @@ def construct_kernel(
     version: str = "gauss",
 ) -> Tensor:
     """The dense kernel (O, I/g, *kernel_size): the sum over elements of weight times interpolation."""
+    return _wide_kernel(weight, positions, kernel_size, sigma, version).to(weight.dtype)
+
+
+def _wide_kernel(
+    weight: Tensor, positions: Tensor, kernel_size: Sequence[int], sigma: Tensor | None, version: str
+) -> Tensor:
+    """The dense kernel, not rounded yet: float32 for half parameters."""
+    check_kernel_arguments("construct_kernel", weight, positions, kernel_size, sigma, version)
     if weight.dtype in (torch.float16, torch.bfloat16):
-        sigma = sigma.float() if sigma is not None else None
-        return construct_kernel(weight.float(), positions.float(), kernel_size, sigma, version).to(weight.dtype)
+        weight, positions, sigma = weight.float(), positions.float(), sigma.float() if sigma is not None else None
     factors = [
         _factors(positions[axis], sigma[axis] if sigma is not None else None, extent, version)
         for axis, extent in enumerate(kernel_size)
@@ -96,7 +102,7 @@ def conv(
     method: str = "auto",  # all methods mean this
 ) -> Tensor:
     """conv1d, conv2d and conv3d: convolution with the dense kernel, in the input's dtype."""
-    kernel = construct_kernel(weight, positions, kernel_size, sigma, version).to(input.dtype)
+    kernel = _wide_kernel(weight, positions, kernel_size, sigma, version).to(input.dtype)
     bias = bias.to(input.dtype) if bias is not None else None
     convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[len(kernel_size) - 1]
     output: Tensor = convolution(input, kernel, bias, stride, padding, groups=groups)
@@ -150,16 +156,22 @@ def depthwise_conv2d_backward(
     return _gradients(forward, (input, kernel, input.new_zeros(kernel.shape[0])), grad_output)
 
 
+def function_of_tensors(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Callable[..., Any], list[int]]:
+    """``function`` of those of its arguments that are tensors, the others fixed; and where these stand."""
+    tensors_at = [index for index, argument in enumerate(arguments) if isinstance(argument, Tensor)]
+
+    def of_tensors(*tensors: Tensor) -> Any:
+        filled = list(arguments)
+        for index, tensor in zip(tensors_at, tensors, strict=True):
+            filled[index] = tensor
+        return function(*filled)
+
+    return of_tensors, tensors_at
+
+
 def _gradients(forward: Callable[..., Tensor], arguments: Sequence[Tensor | None], grad_output: Tensor) -> Gradients:
     """The vector-Jacobian product of forward, with None for arguments that are None."""
-    given = [index for index, argument in enumerate(arguments) if argument is not None]
-
-    def forward_of_given(*tensors: Tensor) -> Tensor:
-        filled: list[Tensor | None] = [None] * len(arguments)
-        for index, tensor in zip(given, tensors, strict=True):
-            filled[index] = tensor
-        return forward(*filled)
-
-    pullback: Any = torch.func.vjp(forward_of_given, *(arguments[index] for index in given))[1]
-    by_index = dict(zip(given, pullback(grad_output), strict=True))
+    of_tensors, tensors_at = function_of_tensors(forward, arguments)
+    pullback: Any = torch.func.vjp(of_tensors, *(arguments[index] for index in tensors_at))[1]
+    by_index = dict(zip(tensors_at, pullback(grad_output), strict=True))
     return tuple(by_index.get(index) for index in range(len(arguments)))

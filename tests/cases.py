@@ -6,6 +6,20 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dcls_ops.nn import Dcls1d, Dcls2_1d, Dcls2d, Dcls2dK1d, Dcls3_1d, Dcls3_2d, Dcls3d
+
+# A layer of every kind, with the extent of its dense kernel.
+LAYERS = [
+    (Dcls1d, {"dilated_kernel_size": 7}, (7,)),
+    (Dcls2d, {"dilated_kernel_size": (5, 4)}, (5, 4)),
+    (Dcls3d, {"dilated_kernel_size": (3, 5, 4)}, (3, 5, 4)),
+    (Dcls2_1d, {"dense_kernel_size": 3, "dilated_kernel_size": 6}, (3, 6)),
+    (Dcls3_1d, {"dense_kernel_size": (2, 3), "dilated_kernel_size": 5}, (2, 3, 5)),
+    (Dcls3_2d, {"dense_kernel_size": 2, "dilated_kernel_size": (4, 3)}, (2, 4, 3)),
+    (Dcls2dK1d, {"dilated_kernel_size": 5, "flat_dim": 0}, (1, 5)),
+    (Dcls2dK1d, {"dilated_kernel_size": 5, "flat_dim": 1}, (5, 1)),
+]
+
 VERSIONS = ("v0", "v1", "max", "gauss")
 AXES = (1, 2, 3)
 
@@ -33,7 +47,7 @@ class Parameters(NamedTuple):
             sigma=function(self.sigma) if self.sigma is not None else None,
         )
 
-    def requires_grad(self) -> "Parameters":
+    def leaves(self) -> "Parameters":
         return self.map(lambda t: t.detach().clone().requires_grad_())
 
 
@@ -54,7 +68,7 @@ def parameters(
     sigma = torch.rand(positions.shape, dtype=dtype) + 0.4 if version in ("max", "gauss") else None
     weight = torch.randn(out_channels, in_channels, kernel_count, dtype=dtype)
     drawn = Parameters(weight, positions, kernel_size, sigma, version)
-    return drawn.requires_grad() if requires_grad else drawn
+    return drawn.leaves() if requires_grad else drawn
 
 
 class Conv(NamedTuple):
@@ -83,7 +97,7 @@ class Conv(NamedTuple):
         remaining = iter(tensors)
         return Conv(*(next(remaining) if isinstance(a, Tensor) else a for a in self))
 
-    def detached(self, dtype: torch.dtype | None = None) -> "Conv":
+    def leaves(self, dtype: torch.dtype | None = None) -> "Conv":
         return self.replace_tensors(t.detach().to(dtype).requires_grad_() for t in self.tensors)
 
 
@@ -105,7 +119,7 @@ def conv(
     drawn = Conv(
         input, kernel.weight, kernel.positions, kernel_size, kernel.sigma, bias, stride, padding, groups, version
     )
-    return drawn.detached() if requires_grad else drawn
+    return drawn.leaves() if requires_grad else drawn
 
 
 @st.composite
@@ -148,3 +162,8 @@ def _laid_out(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor:
     if layout == "transposed":
         return torch.randn(*shape[:-2], shape[-1], shape[-2], dtype=torch.float64).mT
     return torch.randn(shape, dtype=torch.float64)
+
+
+def operators(graph):
+    """What a graph calls, one a line; placeholders and outputs are left out."""
+    return "\n".join(str(node.target) for node in graph.nodes if node.op == "call_function")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from cases import operators
 from expecttest import assert_expected_inline
 from functorch.compile import make_boxed_func
 from torch import nn
@@ -78,11 +79,6 @@ def test_autocast_and_channels_last():
     assert output.dtype == torch.bfloat16
     assert output.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(output, expected)
-
-
-def operators(graph):
-    """What a graph calls, one a line; placeholders and outputs are left out."""
-    return "\n".join(str(node.target) for node in graph.nodes if node.op == "call_function")
 
 
 def test_graphs_hold_the_operators():

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_nn import LAYERS
+from cases import LAYERS
 from torch import nn
 
 from dcls_ops.deploy import fold
@@ -35,3 +35,24 @@ def test_folds_a_copy_of_the_whole_model():
     with torch.no_grad():
         folded["a"].bias.zero_()
     assert shared.bias.abs().sum() > 0
+
+
+def test_frozen_layers_stay_frozen():
+    layer = Dcls2d(4, 4, 2, dilated_kernel_size=5).requires_grad_(False)
+    layer.bias.requires_grad_()
+    folded = fold(layer)
+    assert not folded.weight.requires_grad
+    assert folded.bias.requires_grad
+
+
+def test_refuses_what_a_convolution_would_not_do():
+    class Doubled(Dcls2d):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    with pytest.raises(ValueError, match=r"^fold\(\) cannot fold Doubled, which has a forward of its own$"):
+        fold(nn.Sequential(Doubled(4, 4, 2, dilated_kernel_size=5)))
+    hooked = Dcls2d(4, 4, 2, dilated_kernel_size=5)
+    hooked.register_forward_hook(lambda module, arguments, output: 2 * output)
+    with pytest.raises(ValueError, match=r"^fold\(\) cannot fold a Dcls2d with forward hooks; remove them first$"):
+        fold(hooked)

@@ -1,7 +1,7 @@
 import pytest
 import torch
+from cases import operators
 from expecttest import assert_expected_inline
-from test_compile import operators
 from torch import nn
 from torch.export import Dim
 
@@ -46,3 +46,13 @@ def test_direct_calls_are_one_node():
     assert operators(exported.graph) == "dcls.conv2d.default"
     # Decomposition to core ATen leaves the operator alone.
     assert operators(exported.run_decompositions().graph) == "dcls.conv2d.default"
+
+
+def test_compiled_ahead_of_time(tmp_path):
+    layer = Dcls2d(3, 4, 2, padding=2, dilated_kernel_size=5).eval()
+    input = torch.randn(2, 3, 9, 9)
+    exported = torch.export.export(layer, (input,), dynamic_shapes=({0: Dim("batch", min=1, max=64)},))
+    path = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "layer.pt2"))
+    loaded = torch._inductor.aoti_load_package(path)
+    for batch in (input, torch.randn(5, 3, 9, 9)):
+        torch.testing.assert_close(loaded(batch), layer(batch))

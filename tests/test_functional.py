@@ -45,9 +45,9 @@ def test_depthwise_conv2d(padding, kernel_size):
     [
         ({"padding": "full"}, "padding must be an int, a tuple, 'same' or 'valid', got 'full'"),
         ({"padding": "same", "stride": (1, 2)}, "padding='same' needs stride 1, got (1, 2)"),
-        ({"stride": (1, 1, 1)}, "stride must be an int or have 2 entries, got (1, 1, 1)"),
-        ({"padding": [1]}, "padding must be an int or have 2 entries, got [1]"),
-        ({"kernel_size": (3,)}, "kernel_size must be an int or have 2 entries, got (3,)"),
+        ({"stride": (1, 1, 1)}, "stride must be an int or 2 ints, got (1, 1, 1)"),
+        ({"padding": [1]}, "padding must be an int or 2 ints, got [1]"),
+        ({"kernel_size": (3,)}, "kernel_size must be an int or 2 ints, got (3,)"),
     ],
     ids=str,
 )

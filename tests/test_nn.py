@@ -1,27 +1,17 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import VERSIONS
+from cases import LAYERS, VERSIONS
 
 from dcls_ops import nn
-from dcls_ops.nn import Dcls1d, Dcls2_1d, Dcls2d, Dcls2dK1d, Dcls3_1d, Dcls3_2d, Dcls3d
+from dcls_ops.nn import Dcls1d, Dcls2_1d, Dcls2d, Dcls2dK1d
 
 CONVOLUTIONS = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
 
-# A layer of every kind, with the extent of its dense kernel.
-LAYERS = [
-    (Dcls1d, {"dilated_kernel_size": 7}, (7,)),
-    (Dcls2d, {"dilated_kernel_size": (5, 4)}, (5, 4)),
-    (Dcls3d, {"dilated_kernel_size": (3, 5, 4)}, (3, 5, 4)),
-    (Dcls2_1d, {"dense_kernel_size": 3, "dilated_kernel_size": 6}, (3, 6)),
-    (Dcls3_1d, {"dense_kernel_size": (2, 3), "dilated_kernel_size": 5}, (2, 3, 5)),
-    (Dcls3_2d, {"dense_kernel_size": 2, "dilated_kernel_size": (4, 3)}, (2, 4, 3)),
-    (Dcls2dK1d, {"dilated_kernel_size": 5, "flat_dim": 0}, (1, 5)),
-    (Dcls2dK1d, {"dilated_kernel_size": 5, "flat_dim": 1}, (5, 1)),
-]
 every_layer = pytest.mark.parametrize(("cls", "arguments", "kernel_size"), LAYERS, ids=lambda value: str(value))
 
 
@@ -63,7 +53,7 @@ def test_parameters(cls, arguments, kernel_size, version):
     assert layer.weight.shape == filters
     assert layer.P.shape == (len(layer.dilated_kernel_size), *filters)
     assert (layer.SIG is not None) == (version in ("max", "gauss"))
-    # The output bends with the square of everything, so that every parameter has a gradient.
+    # Squared, so that the gradient is not the same for every output.
     layer(torch.randn(2, 4, *[8] * len(kernel_size))).square().sum().backward()
     for name, parameter in layer.named_parameters():
         assert parameter.grad.isfinite().all(), name
@@ -90,16 +80,24 @@ def test_parameters(cls, arguments, kernel_size, version):
         ({"padding_mode": "same"}, "padding_mode must be one of zeros, reflect, replicate, circular, got 'same'"),
         ({"padding": "full"}, "padding must be an int, a tuple, 'same' or 'valid', got 'full'"),
         ({"padding": "same", "stride": 2}, "padding='same' needs stride 1, got (2, 2)"),
-        ({"padding": (1, 2, 3)}, "padding must be an int or have 2 entries, got (1, 2, 3)"),
-        ({"stride": (1,)}, "stride must be an int or have 2 entries, got (1,)"),
-        ({"dilated_kernel_size": (3, 3, 3)}, "dilated_kernel_size must be an int or have 2 entries, got (3, 3, 3)"),
+        ({"padding": -1}, "padding must be non-negative, got (-1, -1)"),
+        ({"padding": None}, "padding must be an int or 2 ints, got None"),
+        ({"stride": 0}, "stride must be positive, got (0, 0)"),
+        ({"dilated_kernel_size": 7.0}, "dilated_kernel_size must be an int or 2 ints, got 7.0"),
+        ({"dilated_kernel_size": (7.5, 7)}, "dilated_kernel_size must be an int or 2 ints, got (7.5, 7)"),
+        ({"method": "winograd"}, "method must be one of auto, construct, got 'winograd'"),
+        ({"in_channels": 0}, "in_channels must be positive, got 0"),
+        ({"out_channels": 0}, "out_channels must be positive, got 0"),
+        ({"padding": (1, 2, 3)}, "padding must be an int or 2 ints, got (1, 2, 3)"),
+        ({"stride": (1,)}, "stride must be an int or 2 ints, got (1,)"),
+        ({"dilated_kernel_size": (3, 3, 3)}, "dilated_kernel_size must be an int or 2 ints, got (3, 3, 3)"),
         ({"dilated_kernel_size": 0}, "dilated_kernel_size must be positive, got (0, 0)"),
     ],
     ids=str,
 )
 def test_says_what_is_wrong_at_construction(arguments, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
-        Dcls2d(4, 6, **{"kernel_count": 3, **arguments})
+        Dcls2d(**{"in_channels": 4, "out_channels": 6, "kernel_count": 3, **arguments})
     assert str(error.value) == message
 
 
@@ -149,7 +147,7 @@ def test_a_position_at_the_end_of_the_kernel_can_return():
     layer = Dcls1d(1, 1, 1, dilated_kernel_size=5, version="v1", bias=False)
     torch.nn.init.constant_(layer.P, 2)
     torch.nn.init.constant_(layer.weight, 1)
-    input, target = torch.randn(4, 1, 30), None
+    input = torch.randn(4, 1, 30)
     target = F.conv1d(input, torch.tensor([[[0.0, 0, 0, 1, 0]]]))  # one tap further in
     optimiser = torch.optim.SGD([layer.P], lr=0.3)
     for _ in range(40):
@@ -207,6 +205,25 @@ def test_half_inputs(cls, arguments, kernel_size):
         torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.1)
     autocast.sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+
+
+@every_layer
+def test_refuses_inputs_of_another_dtype(cls, arguments, kernel_size):
+    layer = cls(4, 6, 3, **arguments)
+    for dtype in (torch.int64, torch.float64):
+        with pytest.raises(RuntimeError, match=r"input must be|should be the same"):
+            layer(torch.ones(1, 4, *[8] * len(kernel_size), dtype=dtype))
+
+
+def test_half_layer_under_autocast_of_the_other_half_type():
+    layer = Dcls2d(4, 4, 2, dilated_kernel_size=5).half()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(1, 4, 9, 9)).dtype == torch.bfloat16
+
+
+def test_takes_integers_of_any_kind():
+    sizes = {"kernel_count": np.int64(3), "dilated_kernel_size": np.int64(5), "stride": [np.int32(1), 1]}
+    assert repr(Dcls2d(4, 6, **sizes)) == repr(Dcls2d(4, 6, 3, dilated_kernel_size=5))
 
 
 def test_layers_may_share_positions():

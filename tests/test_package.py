@@ -65,6 +65,10 @@ def test_typed():
 README = Path(__file__).parents[1] / "README.md"
 
 
+def test_readme_is_finished():
+    assert not re.search(r"@[A-Z]+@", README.read_text())
+
+
 @pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL))
 def test_readme_snippets_run(snippet):
     exec(snippet, {})

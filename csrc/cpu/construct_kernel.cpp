@@ -7,7 +7,8 @@
 // Bound by the factors (exponentials for "gauss") at small kernels and by 1 (forward) or 3 (backward) multiply-adds per
 // element and tap at large ones.
 //
-// Every filter is treated as three-dimensional: missing leading axes have one tap and the factor 1.
+// Every filter is treated as three-dimensional: missing leading axes have one tap and the factor 1, and backward skips
+// them.
 #include "construct_kernel.h"
 
 #include <algorithm>
@@ -21,11 +22,11 @@ constexpr int kAxes = 3;
 // About how many multiply-adds are worth a thread's start.
 constexpr int64_t kGrainWork = 1 << 15;
 
-// One element's factors along one axis, and their sums over the axis.
+// One element's factors along one axis, by tap, and their sums over the axis. Outside `range` they are not set, and 0.
 template <typename T>
 struct AxisFactors {
     T *value, *d_position, *d_sigma;
-    TapRange taps;
+    TapRange range;
     T sum, sum_d_position, sum_d_sigma;
 };
 
@@ -35,8 +36,7 @@ class FilterFactors {
  public:
     FilterFactors(const std::array<int64_t, kAxes>& extent, int64_t first_axis, int64_t kernel_count)
         : extent_(extent), first_axis_(first_axis), axes_(kernel_count * kAxes) {
-        const int64_t taps = extent[0] + extent[1] + extent[2];
-        storage_.resize(kernel_count * taps * 3);
+        storage_.resize(kernel_count * (extent[0] + extent[1] + extent[2]) * 3);
         T* next = storage_.data();
         for (int64_t k = 0; k < kernel_count; ++k) {
             for (int axis = 0; axis < kAxes; ++axis) {
@@ -72,20 +72,20 @@ class FilterFactors {
     void touch_every_tap(AxisFactors<T>* axes) {
         for (int axis = first_axis_; axis < kAxes; ++axis) {
             for (T* factors : {axes[axis].value, axes[axis].d_position, axes[axis].d_sigma}) {
-                std::fill(factors, factors + axes[axis].taps.begin, T(0));
-                std::fill(factors + axes[axis].taps.end, factors + extent_[axis], T(0));
+                std::fill(factors, factors + axes[axis].range.begin, T(0));
+                std::fill(factors + axes[axis].range.end, factors + extent_[axis], T(0));
             }
-            axes[axis].taps = {0, extent_[axis]};
+            axes[axis].range = {0, extent_[axis]};
         }
     }
 
     void tabulate_axis(AxisFactors<T>& factors, int64_t extent, T centred_position, T sigma) {
         const T position = centred_position + static_cast<T>(extent / 2);
         const T inward = inward_side(position, extent);
-        const TapRange taps = touched_taps<version>(position, sigma, extent);
+        const TapRange range = touched_taps<version>(position, sigma, extent);
         T *const value = factors.value, *const d_position = factors.d_position, *const d_sigma = factors.d_sigma;
         // Vector units convert 32-bit integers to floating point, but few convert 64-bit ones.
-        const auto begin = static_cast<int32_t>(taps.begin), end = static_cast<int32_t>(taps.end);
+        const auto begin = static_cast<int32_t>(range.begin), end = static_cast<int32_t>(range.end);
 #pragma omp simd
         for (int32_t tap = begin; tap < end; ++tap) {
             const Factor<T> factor = interpolate<version>(static_cast<T>(tap), position, sigma, inward);
@@ -95,11 +95,11 @@ class FilterFactors {
                 d_sigma[tap] = factor.d_sigma;
             }
         }
-        factors.taps = taps;
-        factors.sum = std::accumulate(value + taps.begin, value + taps.end, T(0));
+        factors.range = range;
+        factors.sum = std::accumulate(value + begin, value + end, T(0));
         if constexpr (with_derivatives && is_normalised(version)) {
-            factors.sum_d_position = std::accumulate(d_position + taps.begin, d_position + taps.end, T(0));
-            factors.sum_d_sigma = std::accumulate(d_sigma + taps.begin, d_sigma + taps.end, T(0));
+            factors.sum_d_position = std::accumulate(d_position + begin, d_position + end, T(0));
+            factors.sum_d_sigma = std::accumulate(d_sigma + begin, d_sigma + end, T(0));
         }
     }
 
@@ -114,22 +114,23 @@ T normalisation(const AxisFactors<T>* axes) {
     return is_normalised(version) ? axes[0].sum * axes[1].sum * axes[2].sum + T(kNormalisationEpsilon) : T(1);
 }
 
-// How the kernels below see one problem. Filters are visited in an order that keeps filters with the same positions
-// together, so that their factors are tabulated once.
+// How the kernels below see one problem. Filter (o, i) of the dense kernel is number o * in_channels + i; in_channels
+// are those of a group. Filters are visited in an order that keeps those with the same positions together, so that
+// their factors are tabulated once: with shared positions visit number i * out_channels + o is filter (o, i).
 struct Problem {
     std::array<int64_t, kAxes> extent{1, 1, 1};
     int first_axis;
-    int64_t out_channels, in_channels, kernel_count, taps;
+    int64_t out_channels, in_channels, kernel_count, tap_count;
     bool shared_positions;
 
     explicit Problem(const KernelArguments& arguments)
         : first_axis(kAxes - static_cast<int>(arguments.spatial_axes())),
           out_channels(arguments.out_channels),
-          in_channels(arguments.in_channels),
+          in_channels(arguments.in_channels_per_group),
           kernel_count(arguments.kernel_count),
           shared_positions(arguments.shared_positions) {
         std::copy(arguments.kernel_size.begin(), arguments.kernel_size.end(), extent.begin() + first_axis);
-        taps = extent[0] * extent[1] * extent[2];
+        tap_count = extent[0] * extent[1] * extent[2];
     }
 
     int64_t filters() const { return out_channels * in_channels; }
@@ -138,7 +139,7 @@ struct Problem {
     int64_t filter(int64_t visit) const {
         return shared_positions ? visit % out_channels * in_channels + visit / out_channels : visit;
     }
-    int64_t grain() const { return std::max<int64_t>(1, kGrainWork / (kernel_count * taps)); }
+    int64_t grain() const { return std::max<int64_t>(1, kGrainWork / (kernel_count * tap_count)); }
 };
 
 template <typename T>
@@ -146,12 +147,13 @@ struct Parameters {
     const T *weight, *positions, *sigma;
 };
 
-// Calls body(filter, factors, scratch) for every filter, in parallel; each thread has a Scratch(problem) of its own.
-template <Version version, typename T, bool with_derivatives, typename Scratch, typename Body>
-void for_each_filter(const Problem& problem, const Parameters<T>& parameters, const Body& body) {
+// Calls body(filter, factors) for every filter, in parallel. make_body() makes one body a thread, with its scratch
+// memory.
+template <Version version, typename T, bool with_derivatives, typename MakeBody>
+void for_each_filter(const Problem& problem, const Parameters<T>& parameters, const MakeBody& make_body) {
     parallel_for(0, problem.filters(), problem.grain(), [&](int64_t begin, int64_t end) {
         FilterFactors<version, T, with_derivatives> factors(problem.extent, problem.first_axis, problem.kernel_count);
-        Scratch scratch(problem);
+        auto body = make_body();
         const int64_t axis_stride = problem.position_filters() * problem.kernel_count;
         int64_t tabulated = -1;
         for (int64_t visit = begin; visit < end; ++visit) {
@@ -162,57 +164,62 @@ void for_each_filter(const Problem& problem, const Parameters<T>& parameters, co
                                  axis_stride);
                 tabulated = position_filter;
             }
-            body(problem.filter(visit), factors, scratch);
+            body(problem.filter(visit), factors);
         }
     });
 }
 
-struct NoScratch {
-    explicit NoScratch(const Problem&) {}
-};
+// taps += scale * the outer product of the element's factors.
+template <typename T>
+void add_outer_product(const Problem& problem, const AxisFactors<T>* axes, T scale, T* taps) {
+    const int64_t height = problem.extent[1], width = problem.extent[2];
+    const T* factor = axes[2].value;
+    for (int64_t z = axes[0].range.begin; z < axes[0].range.end; ++z) {
+        for (int64_t y = axes[1].range.begin; y < axes[1].range.end; ++y) {
+            const T row_scale = scale * axes[0].value[z] * axes[1].value[y];
+            T* row = taps + (z * height + y) * width;
+#pragma omp simd
+            for (int64_t x = axes[2].range.begin; x < axes[2].range.end; ++x) {
+                row[x] += row_scale * factor[x];
+            }
+        }
+    }
+}
 
 template <Version version, typename T>
 void forward(const Problem& problem, const Parameters<T>& parameters, T* kernel) {
-    const int64_t height = problem.extent[1], width = problem.extent[2];
-    for_each_filter<version, T, false, NoScratch>(
-        problem, parameters, [&](int64_t filter, const auto& factors, NoScratch&) {
-            T* taps = kernel + filter * problem.taps;
-            std::fill_n(taps, problem.taps, T(0));
+    for_each_filter<version, T, false>(problem, parameters, [&] {
+        return [&](int64_t filter, const auto& factors) {
+            T* taps = kernel + filter * problem.tap_count;
+            const T* weight = parameters.weight + filter * problem.kernel_count;
+            std::fill_n(taps, problem.tap_count, T(0));
             for (int64_t k = 0; k < problem.kernel_count; ++k) {
                 const AxisFactors<T>* axes = factors.element(k);
-                const T scale = parameters.weight[filter * problem.kernel_count + k] / normalisation<version>(axes);
-                for (int64_t z = axes[0].taps.begin; z < axes[0].taps.end; ++z) {
-                    for (int64_t y = axes[1].taps.begin; y < axes[1].taps.end; ++y) {
-                        const T row_scale = scale * axes[0].value[z] * axes[1].value[y];
-                        T* row = taps + (z * height + y) * width;
-                        const T* factor = axes[2].value;
-#pragma omp simd
-                        for (int64_t x = axes[2].taps.begin; x < axes[2].taps.end; ++x) {
-                            row[x] += row_scale * factor[x];
-                        }
-                    }
-                }
+                add_outer_product(problem, axes, weight[k] / normalisation<version>(axes), taps);
             }
-        });
+        };
+    });
 }
 
-// out[j] = sum over the element's taps i of factor[i] * rows[i][j]: contracts the leading axis of `rows`.
+// out[j] = sum over the range's i of factor[i] * rows[i][j]: contracts the leading axis of `rows`.
 template <typename T>
-void contract(const T* __restrict rows, int64_t columns, const T* __restrict factor, TapRange taps, T* __restrict out) {
-    std::fill_n(out, columns, T(0));
-    for (int64_t i = taps.begin; i < taps.end; ++i) {
+void contract(const T* __restrict rows, const T* __restrict factor, TapRange range, std::vector<T>& out) {
+    const auto columns = static_cast<int64_t>(out.size());
+    T* __restrict sums = out.data();
+    std::fill_n(sums, columns, T(0));
+    for (int64_t i = range.begin; i < range.end; ++i) {
         const T scale = factor[i];
         const T* __restrict row = rows + i * columns;
         for (int64_t j = 0; j < columns; ++j) {
-            out[j] += scale * row[j];
+            sums[j] += scale * row[j];
         }
     }
 }
 
 template <typename T>
-T dot(const T* a, const T* b, TapRange taps) {
+T dot(const T* a, const T* b, TapRange range) {
     T sum = 0;
-    for (int64_t i = taps.begin; i < taps.end; ++i) {
+    for (int64_t i = range.begin; i < range.end; ++i) {
         sum += a[i] * b[i];
     }
     return sum;
@@ -229,62 +236,58 @@ struct Contraction {
 template <Version version, typename T>
 class Contractor {
  public:
-    explicit Contractor(const Problem& problem) : problem_(problem) {
-        const int64_t width = problem.extent[2];
-        for (auto& plane : planes_) {
-            plane.resize(problem.extent[1] * width);
-        }
-        for (auto& row : rows_) {
-            row.resize(width);
-        }
-    }
+    explicit Contractor(const Problem& problem)
+        : first_axis_(problem.first_axis),
+          plane_(problem.extent[1] * problem.extent[2]),
+          derivative_plane_(plane_.size()),
+          row_(problem.extent[2]),
+          derivative_row_(row_.size()) {}
 
     Contraction<T> operator()(const T* grad_taps, const AxisFactors<T>* axes) {
+        const AxisFactors<T>&z = axes[0], &y = axes[1], &x = axes[2];
         Contraction<T> result;
-        const int64_t width = problem_.extent[2];
-        const AxisFactors<T>& x = axes[2];
         const T* plane = grad_taps;
-        if (problem_.first_axis == 0) {
-            const AxisFactors<T>& z = axes[0];
-            const int64_t columns = problem_.extent[1] * width;
-            result.d_position[0] = contract_plane(planes_[1], z.d_position, grad_taps, columns, axes);
+        if (first_axis_ == 0) {
+            result.d_position[0] = contract_all(grad_taps, z.d_position, z.range, y, x);
             if constexpr (has_sigma(version)) {
-                result.d_sigma[0] = contract_plane(planes_[1], z.d_sigma, grad_taps, columns, axes);
+                result.d_sigma[0] = contract_all(grad_taps, z.d_sigma, z.range, y, x);
             }
-            contract(grad_taps, columns, z.value, z.taps, planes_[0].data());
-            plane = planes_[0].data();
+            contract(grad_taps, z.value, z.range, plane_);
+            plane = plane_.data();
         }
         const T* row = plane;
-        if (problem_.first_axis <= 1) {
-            const AxisFactors<T>& y = axes[1];
-            contract(plane, width, y.d_position, y.taps, rows_[1].data());
-            result.d_position[1] = dot(rows_[1].data(), x.value, x.taps);
+        if (first_axis_ <= 1) {
+            result.d_position[1] = contract_plane(plane, y.d_position, y.range, x);
             if constexpr (has_sigma(version)) {
-                contract(plane, width, y.d_sigma, y.taps, rows_[1].data());
-                result.d_sigma[1] = dot(rows_[1].data(), x.value, x.taps);
+                result.d_sigma[1] = contract_plane(plane, y.d_sigma, y.range, x);
             }
-            contract(plane, width, y.value, y.taps, rows_[0].data());
-            row = rows_[0].data();
+            contract(plane, y.value, y.range, row_);
+            row = row_.data();
         }
-        result.value = dot(row, x.value, x.taps);
-        result.d_position[2] = dot(row, x.d_position, x.taps);
+        result.value = dot(row, x.value, x.range);
+        result.d_position[2] = dot(row, x.d_position, x.range);
         if constexpr (has_sigma(version)) {
-            result.d_sigma[2] = dot(row, x.d_sigma, x.taps);
+            result.d_sigma[2] = dot(row, x.d_sigma, x.range);
         }
         return result;
     }
 
  private:
-    // Contracts the first axis with `factor` and the other two with their values.
-    T contract_plane(std::vector<T>& plane, const T* factor, const T* grad_taps, int64_t columns,
-                     const AxisFactors<T>* axes) {
-        contract(grad_taps, columns, factor, axes[0].taps, plane.data());
-        contract(plane.data(), problem_.extent[2], axes[1].value, axes[1].taps, rows_[1].data());
-        return dot(rows_[1].data(), axes[2].value, axes[2].taps);
+    // Contracts the first axis of a filter with `factor`, the others with their values.
+    T contract_all(const T* grad_taps, const T* factor, TapRange range, const AxisFactors<T>& y,
+                   const AxisFactors<T>& x) {
+        contract(grad_taps, factor, range, derivative_plane_);
+        return contract_plane(derivative_plane_.data(), y.value, y.range, x);
     }
 
-    const Problem& problem_;
-    std::array<std::vector<T>, 2> planes_, rows_;
+    // Contracts the first axis of a plane with `factor`, the other with its values.
+    T contract_plane(const T* plane, const T* factor, TapRange range, const AxisFactors<T>& x) {
+        contract(plane, factor, range, derivative_row_);
+        return dot(derivative_row_.data(), x.value, x.range);
+    }
+
+    int first_axis_;
+    std::vector<T> plane_, derivative_plane_, row_, derivative_row_;
 };
 
 // Gradients per filter, null where not asked for. Those of shared positions are summed over out channels afterwards.
@@ -297,12 +300,12 @@ template <Version version, typename T>
 void backward(const Problem& problem, const T* grad_kernel, const Parameters<T>& parameters,
               const Gradients<T>& gradients) {
     const int64_t axis_stride = problem.filters() * problem.kernel_count;
-    for_each_filter<version, T, true, Contractor<version, T>>(
-        problem, parameters, [&](int64_t filter, const auto& factors, Contractor<version, T>& contract_filter) {
+    for_each_filter<version, T, true>(problem, parameters, [&] {
+        return [&, contract_filter = Contractor<version, T>(problem)](int64_t filter, const auto& factors) mutable {
             for (int64_t k = 0; k < problem.kernel_count; ++k) {
                 const int64_t element = filter * problem.kernel_count + k;
                 const AxisFactors<T>* axes = factors.element(k);
-                const Contraction<T> contraction = contract_filter(grad_kernel + filter * problem.taps, axes);
+                const Contraction<T> contraction = contract_filter(grad_kernel + filter * problem.tap_count, axes);
                 const T inverse = T(1) / normalisation<version>(axes);
                 if (gradients.weight != nullptr) {
                     gradients.weight[element] = contraction.value * inverse;
@@ -327,7 +330,8 @@ void backward(const Problem& problem, const T* grad_kernel, const Parameters<T>&
                     }
                 }
             }
-        });
+        };
+    });
 }
 
 // (d, O, I/g, K) -> (d, 1, I/g, K), adding out channels in order.
@@ -403,7 +407,7 @@ Tensor construct_kernel(const Tensor& weight, const Tensor& positions, const Opt
     dispatch(arguments.version, dtype, [&]<Version version, typename T>() {
         forward<version, T>(problem, prepared.pointers<T>(), kernel.mutable_data_ptr<T>());
     });
-    return cast(kernel, weight.scalar_type());
+    return kernel;
 }
 
 std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
@@ -414,15 +418,14 @@ std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_
     const PreparedParameters prepared(weight, positions, sigma, dtype);
     const Tensor grad = contiguous(cast(grad_kernel, dtype));
     const Problem problem(arguments);
-    const auto [out_channels, in_channels, kernel_count] =
-        std::array{problem.out_channels, problem.in_channels, problem.kernel_count};
-    const int64_t axes = arguments.spatial_axes();
+    const int64_t spatial_axes = arguments.spatial_axes();
     const auto allocate = [&](bool wanted, const IntList& shape) {
         return wanted ? empty(shape, dtype, weight) : not_computed(dtype, weight);
     };
     output_mask[2] = output_mask[2] && sigma.has_value();
-    const IntList per_filter{axes, out_channels, in_channels, kernel_count};
-    Tensor grad_weight = allocate(output_mask[0], {out_channels, in_channels, kernel_count});
+    const IntList per_filter{spatial_axes, problem.out_channels, problem.in_channels, problem.kernel_count};
+    const IntList shared_shape{spatial_axes, 1, problem.in_channels, problem.kernel_count};
+    Tensor grad_weight = allocate(output_mask[0], {problem.out_channels, problem.in_channels, problem.kernel_count});
     Tensor grad_positions = allocate(output_mask[1], per_filter);
     Tensor grad_sigma = allocate(output_mask[2], per_filter);
 
@@ -436,7 +439,7 @@ std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_
         if (arguments.shared_positions) {
             const auto reduce = [&](bool wanted, Tensor& tensor) {
                 if (wanted) {
-                    const Tensor shared = empty({axes, 1, in_channels, kernel_count}, dtype, weight);
+                    const Tensor shared = empty(shared_shape, dtype, weight);
                     sum_over_out_channels(problem, tensor.const_data_ptr<T>(), shared.mutable_data_ptr<T>());
                     tensor = shared;
                 }
@@ -455,16 +458,16 @@ Tensor construct_kernel_op(const Tensor& weight, const Tensor& positions, const 
                            const OptionalTensor& sigma, StringArgument version) {
     const KernelArguments arguments =
         check_kernel_arguments("construct_kernel", weight, positions, kernel_size, sigma, take(version));
-    return construct_kernel(weight, positions, sigma, arguments);
+    return cast(construct_kernel(weight, positions, sigma, arguments), weight.scalar_type());
 }
 
 std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward_op(const Tensor& grad_kernel, const Tensor& weight,
                                                                 const Tensor& positions, const OptionalTensor& sigma,
                                                                 StringArgument version, const BoolList& output_mask) {
-    const KernelArguments arguments = check_construct_backward_arguments("construct_kernel_backward", grad_kernel,
-                                                                         weight, positions, sigma, take(version));
-    return construct_kernel_backward(grad_kernel, weight, positions, sigma, arguments,
-                                     {output_mask.at(0), output_mask.at(1), output_mask.at(2)});
+    const auto mask = check_output_mask<3>("construct_kernel_backward", output_mask);
+    const KernelArguments arguments = check_construct_kernel_backward_arguments(
+        "construct_kernel_backward", grad_kernel, weight, positions, sigma, take(version));
+    return construct_kernel_backward(grad_kernel, weight, positions, sigma, arguments, mask);
 }
 
 }  // namespace

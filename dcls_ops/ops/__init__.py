@@ -1,4 +1,4 @@
-"""The Python side of the operators, one file an operator: fake kernel, reference kernel, autograd, autocast, vmap.
+"""The Python side of the operators, one file an operator: fake kernel, reference, autograd, autocast, vmap.
 
 Schemas and compiled kernels are in ``csrc``. Importing this package makes ``torch.ops.dcls.*`` complete.
 """

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from dcls_ops import reference
-from dcls_ops.ops._checks import check_construct_backward_arguments, check_kernel_arguments
+from dcls_ops._checks import Checker, check_construct_kernel_backward_arguments, check_kernel_arguments
 from dcls_ops.ops._registration import (
     batch_first,
     fold,
-    needs_input_grad,
+    not_computed,
     pick,
+    register_autograd,
     register_backward_reference,
     register_double_backward,
     register_reference,
     unfold,
-    zero_element,
 )
 
 _OP = "dcls::construct_kernel"
@@ -32,51 +32,18 @@ def _fake(
     return weight.new_empty((*weight.shape[:2], *kernel_size))
 
 
-@torch.library.register_fake(_BACKWARD_OP)
-def _backward_fake(
-    grad_kernel: Tensor,
-    weight: Tensor,
-    positions: Tensor,
-    sigma: Tensor | None,
-    version: str,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    check_construct_backward_arguments("construct_kernel_backward", grad_kernel, weight, positions, sigma, version)
-    return empty_parameter_gradients(weight, positions, sigma, output_mask)
-
-
-def empty_parameter_gradients(
-    weight: Tensor, positions: Tensor, sigma: Tensor | None, output_mask: Sequence[bool]
-) -> tuple[Tensor, ...]:
-    """Uninitialised gradients for weight, positions and sigma."""
-    wanted = (output_mask[0], output_mask[1], output_mask[2] and sigma is not None)
-    return tuple(
-        like.new_empty(like.shape) if ask else zero_element(like)
-        for like, ask in zip((weight, positions, positions), wanted, strict=True)
-    )
-
-
 register_reference(_OP, _fake, reference.construct_kernel)
-register_backward_reference(_BACKWARD_OP, _backward_fake, reference.construct_kernel_backward)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    weight, positions, _, sigma, version = inputs
-    ctx.save_for_backward(weight, positions, sigma)
-    ctx.version = version
-
-
-def _backward(ctx: Any, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
-    weight, positions, sigma = ctx.saved_tensors
-    needs_weight, needs_positions, _, needs_sigma = needs_input_grad(ctx, 4)
-    wanted = (needs_weight, needs_positions, needs_sigma)
-    gradients = torch.ops.dcls.construct_kernel_backward(grad_kernel, weight, positions, sigma, ctx.version, wanted)
+def _backward(arguments: list[Any], needs_input_grad: Sequence[bool], grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
+    weight, positions, _, sigma, version = arguments
+    wanted = (needs_input_grad[0], needs_input_grad[1], needs_input_grad[3])
+    gradients = torch.ops.dcls.construct_kernel_backward(grad_kernel, weight, positions, sigma, version, wanted)
     grad_weight, grad_positions, grad_sigma = pick(gradients, wanted)
     return grad_weight, grad_positions, None, grad_sigma, None
 
 
-torch.library.register_autograd(_OP, _backward, setup_context=_setup_context)
-register_double_backward(_BACKWARD_OP, reference.construct_kernel_backward)
+register_autograd("construct_kernel", _backward)
 
 
 @torch.library.register_vmap(_OP)
@@ -101,6 +68,25 @@ def _vmap(
     return unfold(kernel, 0, batch_size), 0
 
 
+@torch.library.register_fake(_BACKWARD_OP)
+def _backward_fake(
+    grad_kernel: Tensor,
+    weight: Tensor,
+    positions: Tensor,
+    sigma: Tensor | None,
+    version: str,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    op = "construct_kernel_backward"
+    Checker(op).output_mask(output_mask, 3)
+    check_construct_kernel_backward_arguments(op, grad_kernel, weight, positions, sigma, version)
+    return empty_parameter_gradients(weight, positions, sigma, output_mask)
+
+
+register_backward_reference(_BACKWARD_OP, _backward_fake, reference.construct_kernel_backward)
+register_double_backward("construct_kernel_backward", reference.construct_kernel_backward)
+
+
 @torch.library.register_vmap(_BACKWARD_OP)
 def _backward_vmap(
     info: Any,
@@ -119,6 +105,17 @@ def _backward_vmap(
     )
     gradients = torch.ops.dcls.construct_kernel_backward(grad_kernel, weight, positions, sigma, version, output_mask)
     return unfold_gradients(gradients, batch_size, shared)
+
+
+def empty_parameter_gradients(
+    weight: Tensor, positions: Tensor, sigma: Tensor | None, output_mask: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    """Uninitialised gradients for weight, positions and sigma."""
+    wanted = (output_mask[0], output_mask[1], output_mask[2] and sigma is not None)
+    return tuple(
+        like.new_empty(like.shape) if ask else not_computed(like)
+        for like, ask in zip((weight, positions, positions), wanted, strict=True)
+    )
 
 
 def fold_parameters(
@@ -146,11 +143,12 @@ def unfold_gradients(
     gradients: Sequence[Tensor], batch_size: int, shared: bool
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """Undoes fold_parameters, for the gradients. Returns them and their batch dimensions."""
-    unfolded = []
-    for gradient, axis in zip(gradients, (0, 1, 1), strict=True):
-        if gradient.numel() == 0:
-            unfolded.append(gradient)
-            continue
-        gradient = unfold(gradient, axis, batch_size)
-        unfolded.append(gradient.sum(2, keepdim=True) if shared and axis == 1 else gradient)
-    return tuple(unfolded), tuple(None if gradient.numel() == 0 else 0 for gradient in unfolded)
+
+    def unfold_one(gradient: Tensor, axis: int) -> Tensor:
+        if gradient.numel() == 0:  # not asked for, or no sigma
+            return gradient
+        unfolded = unfold(gradient, axis, batch_size)
+        return unfolded.sum(2, keepdim=True) if shared and axis == 1 else unfolded
+
+    unfolded = tuple(unfold_one(gradient, axis) for gradient, axis in zip(gradients, (0, 1, 1), strict=True))
+    return unfolded, tuple(None if gradient.numel() == 0 else 0 for gradient in unfolded)

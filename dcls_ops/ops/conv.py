@@ -7,23 +7,34 @@ import torch
 from torch import Tensor
 
 from dcls_ops import reference
-from dcls_ops.ops._checks import check_conv_arguments, check_grad_output, check_kernel_arguments
+from dcls_ops._checks import Checker, check_conv_arguments, check_grad_output, check_kernel_arguments
 from dcls_ops.ops._formats import empty_in_format_of
 from dcls_ops.ops._registration import (
     batch_first,
     fold,
-    needs_input_grad,
+    not_computed,
     pick,
     register_autocast,
+    register_autograd,
     register_backward_reference,
     register_double_backward,
     register_reference,
     unfold,
-    zero_element,
 )
 from dcls_ops.ops.construct_kernel import empty_parameter_gradients, fold_parameters, unfold_gradients
 
 _BACKWARD_OP = "dcls::conv_backward"
+
+
+def _backward(arguments: list[Any], needs_input_grad: Sequence[bool], grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    input, weight, positions, kernel_size, sigma, _, *settings = arguments
+    needs_input, needs_weight, needs_positions, _, needs_sigma, needs_bias, *_ = needs_input_grad
+    wanted = (needs_input, needs_weight, needs_positions, needs_sigma, needs_bias)
+    gradients = torch.ops.dcls.conv_backward(
+        grad_output, input, weight, positions, kernel_size, sigma, *settings, wanted
+    )
+    grad_input, grad_weight, grad_positions, grad_sigma, grad_bias = pick(gradients, wanted)
+    return grad_input, grad_weight, grad_positions, None, grad_sigma, grad_bias, *[None] * len(settings)
 
 
 def _register(spatial_axes: int) -> None:
@@ -72,7 +83,8 @@ def _register(spatial_axes: int) -> None:
         settings = (stride, padding, groups, version, method)
         if all(dim is None for dim in (weight_dim, positions_dim, sigma_dim, bias_dim)):
             # The same layer on many inputs: the batches go together.
-            input = input.movedim(input_dim or 0, 0)
+            assert input_dim is not None
+            input = input.movedim(input_dim, 0)
             if input.dim() == spatial_axes + 2:
                 return op(input, weight, positions, kernel_size, sigma, bias, *settings), 0
             output = op(input.flatten(0, 1), weight, positions, kernel_size, sigma, bias, *settings)
@@ -90,9 +102,13 @@ def _register(spatial_axes: int) -> None:
 
     torch.library.register_fake(qualified_name, fake)
     register_reference(qualified_name, fake, reference.conv)
-    torch.library.register_autograd(qualified_name, _backward, setup_context=_setup_context)
+    register_autograd(name, _backward)
+    register_autocast(name, cast=("input", "bias"))
     torch.library.register_vmap(qualified_name, vmap)
-    register_autocast(name, cast=(0, 5))  # input and bias
+
+
+for _spatial_axes in (1, 2, 3):
+    _register(_spatial_axes)
 
 
 @torch.library.register_fake(_BACKWARD_OP)
@@ -111,37 +127,21 @@ def _backward_fake(
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     name = "conv_backward"
+    Checker(name).output_mask(output_mask, 5)
     check_kernel_arguments(name, weight, positions, kernel_size, sigma, version)
     batched, output_shape = check_conv_arguments(
         name, len(kernel_size), input, weight, kernel_size, None, stride, padding, groups, method
     )
     check_grad_output(name, grad_output, input, output_shape)
     return (
-        empty_in_format_of(input, batched, tuple(input.shape)) if output_mask[0] else zero_element(input),
+        empty_in_format_of(input, batched, tuple(input.shape)) if output_mask[0] else not_computed(input),
         *empty_parameter_gradients(weight, positions, sigma, output_mask[1:4]),
-        input.new_empty(weight.shape[0]) if output_mask[4] else zero_element(input),
+        input.new_empty(weight.shape[0]) if output_mask[4] else not_computed(input),
     )
 
 
 register_backward_reference(_BACKWARD_OP, _backward_fake, reference.conv_backward)
-register_double_backward(_BACKWARD_OP, reference.conv_backward)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weight, positions, kernel_size, sigma, _, *settings = inputs
-    ctx.save_for_backward(input, weight, positions, sigma)
-    ctx.kernel_size, ctx.settings = kernel_size, settings
-
-
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    input, weight, positions, sigma = ctx.saved_tensors
-    needs_input, needs_weight, needs_positions, _, needs_sigma, needs_bias = needs_input_grad(ctx, 6)
-    wanted = (needs_input, needs_weight, needs_positions, needs_sigma, needs_bias)
-    gradients = torch.ops.dcls.conv_backward(
-        grad_output, input, weight, positions, ctx.kernel_size, sigma, *ctx.settings, wanted
-    )
-    grad_input, grad_weight, grad_positions, grad_sigma, grad_bias = pick(gradients, wanted)
-    return grad_input, grad_weight, grad_positions, None, grad_sigma, grad_bias, *[None] * len(ctx.settings)
+register_double_backward("conv_backward", reference.conv_backward)
 
 
 @torch.library.register_vmap(_BACKWARD_OP)
@@ -190,7 +190,3 @@ def _backward_vmap(
         *parameters,
         unfold(grad_bias, 0, batch_size) if wanted_bias else grad_bias,
     ), (0 if wanted_input else None, *parameter_dims, 0 if wanted_bias else None)
-
-
-for _spatial_axes in (1, 2, 3):
-    _register(_spatial_axes)

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from dcls_ops import reference
-from dcls_ops.ops._checks import check_depthwise_arguments, check_grad_output
+from dcls_ops._checks import Checker, check_depthwise_conv2d_arguments, check_grad_output
 from dcls_ops.ops._formats import empty_in_format_of
 from dcls_ops.ops._registration import (
     batch_first,
     fold,
-    needs_input_grad,
+    not_computed,
     pick,
     register_autocast,
+    register_autograd,
     register_backward_reference,
     register_double_backward,
     register_reference,
     unfold,
-    zero_element,
 )
 
 _OP = "dcls::depthwise_conv2d"
@@ -34,51 +34,22 @@ def _fake(
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
 ) -> Tensor:
-    batched, output_shape = check_depthwise_arguments("depthwise_conv2d", input, kernel, bias, stride, padding)
+    batched, output_shape = check_depthwise_conv2d_arguments("depthwise_conv2d", input, kernel, bias, stride, padding)
     return empty_in_format_of(input, batched, output_shape)
 
 
-@torch.library.register_fake(_BACKWARD_OP)
-def _backward_fake(
-    grad_output: Tensor,
-    input: Tensor,
-    kernel: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    output_mask: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    op = "depthwise_conv2d_backward"
-    batched, output_shape = check_depthwise_arguments(op, input, kernel, None, stride, padding)
-    check_grad_output(op, grad_output, input, output_shape)
-    return (
-        empty_in_format_of(input, batched, tuple(input.shape)) if output_mask[0] else zero_element(input),
-        kernel.new_empty(kernel.shape) if output_mask[1] else zero_element(kernel),
-        input.new_empty(kernel.shape[0]) if output_mask[2] else zero_element(input),
-    )
-
-
 register_reference(_OP, _fake, reference.depthwise_conv2d)
-register_backward_reference(_BACKWARD_OP, _backward_fake, reference.depthwise_conv2d_backward)
-register_double_backward(_BACKWARD_OP, reference.depthwise_conv2d_backward)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, kernel, _, stride, padding = inputs
-    ctx.save_for_backward(input, kernel)
-    ctx.stride, ctx.padding = stride, padding
-
-
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    input, kernel = ctx.saved_tensors
-    wanted = needs_input_grad(ctx, 3)
-    gradients = torch.ops.dcls.depthwise_conv2d_backward(grad_output, input, kernel, ctx.stride, ctx.padding, wanted)
+def _backward(arguments: list[Any], needs_input_grad: Sequence[bool], grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    input, kernel, _, stride, padding = arguments
+    wanted = needs_input_grad[:3]
+    gradients = torch.ops.dcls.depthwise_conv2d_backward(grad_output, input, kernel, stride, padding, wanted)
     return *pick(gradients, wanted), None, None
 
 
-torch.library.register_autograd(_OP, _backward, setup_context=_setup_context)
-
-
-register_autocast("depthwise_conv2d", cast=(0, 1, 2))
+register_autograd("depthwise_conv2d", _backward)
+register_autocast("depthwise_conv2d", cast=("input", "kernel", "bias"))
 
 
 @torch.library.register_vmap(_OP)
@@ -103,6 +74,30 @@ def _vmap(
         padding,
     )
     return unfold(output, axis, info.batch_size), 0
+
+
+@torch.library.register_fake(_BACKWARD_OP)
+def _backward_fake(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    op = "depthwise_conv2d_backward"
+    Checker(op).output_mask(output_mask, 3)
+    batched, output_shape = check_depthwise_conv2d_arguments(op, input, kernel, None, stride, padding)
+    check_grad_output(op, grad_output, input, output_shape)
+    return (
+        empty_in_format_of(input, batched, tuple(input.shape)) if output_mask[0] else not_computed(input),
+        kernel.new_empty(kernel.shape) if output_mask[1] else not_computed(kernel),
+        input.new_empty(kernel.shape[0]) if output_mask[2] else not_computed(input),
+    )
+
+
+register_backward_reference(_BACKWARD_OP, _backward_fake, reference.depthwise_conv2d_backward)
+register_double_backward("depthwise_conv2d_backward", reference.depthwise_conv2d_backward)
 
 
 @torch.library.register_vmap(_BACKWARD_OP)

@@ -116,9 +116,10 @@ def test_gradcheck_and_gradgradcheck(version, axes, shared):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("shared", [False, True], ids=["per_filter", "shared"])
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["no_grad", "grad"])
-def test_opcheck(version, axes, requires_grad):
-    p = parameters(version, KERNEL_SIZES[axes], shared=requires_grad, requires_grad=requires_grad)
+def test_opcheck(version, axes, shared, requires_grad):
+    p = parameters(version, KERNEL_SIZES[axes], shared=shared, requires_grad=requires_grad)
     opcheck(construct_kernel, p)
     grad = torch.randn(4, 2, *p.kernel_size, dtype=torch.float64, requires_grad=requires_grad)
     opcheck(construct_kernel_backward, (grad, p.weight, p.positions, p.sigma, version, [True, True, True]))
@@ -239,3 +240,16 @@ def test_batched_gradients():
     for entry, grad in enumerate(grads):
         expected = torch.autograd.grad(kernel, p.tensors, grad, retain_graph=True)
         torch.testing.assert_close(tuple(result[entry] for result in results), expected)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_backward_with_positions_that_are_no_places_follows_the_formula(version):
+    p = parameters(version, (4, 5), out_channels=3, in_channels=1)
+    for filter, bad in enumerate((math.inf, -1e30)):
+        p.positions[0, filter, 0, 1] = bad
+    grad = torch.randn(3, 1, 4, 5, dtype=torch.float64)
+    results = construct_kernel_backward(grad, p.weight, p.positions, p.sigma, version, [True] * 3)
+    expected = reference.construct_kernel_backward(grad, p.weight, p.positions, p.sigma, version)
+    for result, wanted in zip(results, expected, strict=True):
+        if wanted is not None:
+            torch.testing.assert_close(result, wanted, equal_nan=True)

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import pytest
@@ -7,6 +8,7 @@ from cases import AXES, VERSIONS, Conv, any_conv, conv
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcls_ops import reference
 
@@ -27,7 +29,7 @@ def backward_arguments(case: Conv, grad_output: torch.Tensor, output_mask: list[
 
 @given(any_conv())
 def test_agrees_with_the_reference(case):
-    expected_case, case = case.detached(), case.detached()
+    expected_case, case = case.leaves(), case.leaves()
     expected, output = reference.conv(*expected_case), case.op(*case)
     torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
     grad = torch.randn_like(expected)
@@ -38,7 +40,7 @@ def test_agrees_with_the_reference(case):
 
 @given(any_conv(versions=("v0",)), st.sampled_from([torch.float32, torch.float64]))
 def test_integer_positions_are_an_ordinary_convolution(case, dtype):
-    case = case.detached(dtype)._replace(positions=case.positions.round().to(dtype))
+    case = case.leaves(dtype)._replace(positions=case.positions.round().to(dtype))
     out_channels, in_channels, kernel_count = case.weight.shape
     kernel = torch.zeros(out_channels, in_channels, *case.kernel_size, dtype=dtype)
     for o, i, k in itertools.product(range(out_channels), range(in_channels), range(kernel_count)):
@@ -54,7 +56,7 @@ def test_integer_positions_are_an_ordinary_convolution(case, dtype):
 @every_case
 def test_gradcheck_and_gradgradcheck(version, axes, shared):
     case = conv(version, axes, shared=shared, requires_grad=True)
-    # Small enough for the numerical Jacobian: one image, two filters an axis fewer.
+    # One image of four columns keeps the numerical Jacobian small.
     case = case._replace(input=case.input.detach()[:1, ..., :4].requires_grad_())
 
     def run(*tensors):
@@ -67,13 +69,58 @@ def test_gradcheck_and_gradgradcheck(version, axes, shared):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("shared", [False, True], ids=["per_filter", "shared"])
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["no_grad", "grad"])
-def test_opcheck(version, axes, requires_grad):
-    case = conv(version, axes, shared=requires_grad, requires_grad=requires_grad)
+def test_opcheck(version, axes, shared, requires_grad):
+    case = conv(version, axes, shared=shared, requires_grad=requires_grad)
     opcheck(case.op, case)
     with torch.no_grad():
         grad = torch.randn_like(case.op(*case))
     opcheck(conv_backward, backward_arguments(case, grad.requires_grad_(requires_grad), [True] * 5))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.bfloat16(),
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: x[:, :, :, ::2],
+        lambda x: x[0],
+        lambda x: x[:0],
+    ],
+    ids=["bfloat16", "channels_last", "sliced", "unbatched", "empty"],
+)
+def test_opcheck_of_other_inputs(change):
+    case = conv("gauss", 2, dtype=torch.float32, requires_grad=True)
+    case = case._replace(input=change(case.input.detach()).requires_grad_(), kernel_size=(3, 2), padding=(1, 0))
+    opcheck(case.op, case)
+
+
+class Calls(TorchDispatchMode):
+    """Records the output_mask of every backward operator that is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.masks = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name() in ("dcls::conv_backward", "dcls::construct_kernel_backward"):
+            self.masks.append(list(args[-1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("trained", ["input", "weight", "positions", "sigma", "bias"])
+def test_autograd_asks_only_for_the_gradients_it_needs(trained):
+    case = conv("gauss", 2)
+    getattr(case, trained).requires_grad_()
+    with Calls() as calls:
+        case.op(*case).sum().backward()
+        if trained in ("weight", "positions", "sigma"):
+            torch.ops.dcls.construct_kernel(*case[1:5], "gauss").sum().backward()
+    order = ["input", "weight", "positions", "sigma", "bias"]
+    expected = [name == trained for name in order]
+    assert calls.masks == [expected, expected[1:4]][: len(calls.masks)]
+    assert len(calls.masks) == 1 + (trained in order[1:4])
 
 
 @pytest.mark.parametrize("wanted", range(5))
@@ -94,7 +141,7 @@ def test_keeps_its_inputs_only():
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         case.op(*case)
-    assert {t.data_ptr() for t in kept} <= {t.data_ptr() for t in case.tensors}
+    assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in case.tensors}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -111,7 +158,7 @@ def test_half_inputs_with_float32_parameters(axes, dtype):
         expected = convolution(case.input, kernel, case.bias.to(dtype), case.stride, case.padding, 1, case.groups)
     assert torch.equal(output, expected)
     output.float().sum().backward()
-    wide = case.detached(torch.float64)
+    wide = case.leaves(torch.float64)
     wide.op(*wide).sum().backward()
     for tensor, wide_tensor in zip(case.tensors, wide.tensors, strict=True):
         assert tensor.grad.dtype == tensor.dtype
@@ -216,6 +263,72 @@ def test_vmap(batched, shared, unbatched_input):
             arguments = (t if dim is None else t.select(dim, entry) for t, dim in zip(values, in_dims, strict=True))
             entries = torch.utils._pytree.tree_map(lambda t, entry=entry: t[entry], results)
             torch.testing.assert_close(entries, function(*arguments))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_torch_func(version):
+    case = conv(version, 2)
+    tensors = case.tensors
+    argnums = tuple(range(len(tensors)))
+
+    def loss(function):
+        return lambda *tensors: (function(*case.replace_tensors(tensors)) ** 2).sum()
+
+    ours, theirs = loss(case.op), loss(reference.conv)
+    close = functools.partial(torch.testing.assert_close, rtol=1e-8, atol=1e-8)
+    close(torch.func.grad(ours, argnums)(*tensors), torch.func.grad(theirs, argnums)(*tensors))
+    hessian = (
+        torch.func.jacrev(torch.func.grad(function, argnums=1), argnums=2)(*tensors) for function in (ours, theirs)
+    )
+    close(*hessian)
+    # Gradients per image
+    per_image = (
+        torch.func.vmap(torch.func.grad(function, argnums[1:]), (0, *[None] * (len(tensors) - 1)))(*tensors)
+        for function in (ours, theirs)
+    )
+    close(*per_image)
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv_backward", "construct_kernel", "construct_kernel_backward"])
+def test_forward_mode_derivatives_are_an_error_not_zero(op):
+    case = conv("gauss", 2)
+    output, kernel = case.op(*case), torch.ops.dcls.construct_kernel(*case[1:5], "gauss")
+    arguments = {
+        "conv2d": tuple(case),
+        "conv_backward": backward_arguments(case, output, [True] * 5),
+        "construct_kernel": tuple(case[1:5]),
+        "construct_kernel_backward": (kernel, case.weight, case.positions, case.sigma, "gauss", [True] * 3),
+    }[op]
+
+    def run(first):
+        return getattr(torch.ops.dcls, op)(first, *arguments[1:])
+
+    with pytest.raises(NotImplementedError, match=f"^dcls::{op} has no forward-mode derivative"):
+        torch.func.jvp(run, arguments[:1], arguments[:1])
+
+
+def test_forward_over_reverse_is_an_error_not_zero():
+    case = conv("gauss", 2)
+
+    def loss(input):
+        return case.op(input, *case[1:]).square().sum()
+
+    with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+        torch.func.hessian(loss)(case.input)
+
+
+def test_no_grad_within_torch_func():
+    case = conv("gauss", 2)
+    weight = case.weight.clone().requires_grad_()
+
+    def loss(input):
+        with torch.no_grad():
+            constant = case.op(input, weight, *case[2:])
+        return constant.sum() * input.sum()
+
+    gradient = torch.func.grad(loss)(case.input)
+    assert not gradient.requires_grad
+    torch.testing.assert_close(gradient, case.op(*case).sum().expand_as(gradient))
 
 
 def test_defaults_are_those_of_the_schema():

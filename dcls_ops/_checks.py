@@ -4,6 +4,7 @@ csrc/checks.cpp says the same to the compiled kernels, check for check and word 
 holds the two together. Sizes may be symbolic here.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,17 @@ METHODS = ("auto", "construct")
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 _DTYPES = (*_HALF_DTYPES, torch.float32, torch.float64)
+
+# What an input may be besides the parameters' own dtype, in words.
+_INPUT_DTYPES = {
+    torch.float64: "torch.float64",
+    torch.float32: "torch.float16, torch.bfloat16 or torch.float32",
+    torch.float16: "torch.float16 or torch.bfloat16",
+    torch.bfloat16: "torch.float16 or torch.bfloat16",
+}
+
+# No extent, stride or padding comes near; below it, their sums and products fit 64 bits.
+_LIMIT = 2**31
 
 
 def has_sigma(version: str) -> bool:
@@ -53,7 +65,10 @@ class Checker:
         self(len(values) == count, f"{name} must have {count} {entries}, got {tuple(values)}")
         for value in values:
             sign = "non-negative" if least == 0 else "positive"
-            self(value >= least, f"{name} must be {sign}, got {tuple(values)}")
+            self(least <= value < _LIMIT, f"{name} must be {sign} and below 2**31, got {tuple(values)}")
+
+    def output_mask(self, output_mask: Sequence[bool], count: int) -> None:
+        self(len(output_mask) == count, f"output_mask must have {count} entries, got {len(output_mask)}")
 
 
 def check_kernel_arguments(
@@ -65,15 +80,16 @@ def check_kernel_arguments(
         weight.dim() == 3,
         f"weight must have shape (out_channels, in_channels / groups, kernel_count), got {tuple(weight.shape)}",
     )
-    out_channels, in_channels, kernel_count = weight.shape
-    check(kernel_count >= 1, f"weight must have at least one element per filter, got {tuple(weight.shape)}")
+    out_channels, in_channels_per_group, kernel_count = weight.shape
+    check(weight.numel() > 0, f"weight must not be empty, got {tuple(weight.shape)}")
     axes = len(kernel_size)
     check(1 <= axes <= 3, f"kernel_size must have 1 to 3 entries, got {tuple(kernel_size)}")
     check.entries("kernel_size", kernel_size, axes, 1)
+    check(math.prod(kernel_size) < _LIMIT, f"kernel_size must have fewer than 2**31 taps, got {tuple(kernel_size)}")
     check.floating("weight", weight)
 
-    per_filter = (axes, out_channels, in_channels, kernel_count)
-    shared = (axes, 1, in_channels, kernel_count)
+    per_filter = (axes, out_channels, in_channels_per_group, kernel_count)
+    shared = (axes, 1, in_channels_per_group, kernel_count)
     check(
         tuple(positions.shape) in (per_filter, shared),
         f"positions must have shape {per_filter} or {shared}, got {tuple(positions.shape)}",
@@ -91,7 +107,7 @@ def check_kernel_arguments(
         check(sigma is None, f"sigma must be None for version '{version}', got a tensor")
 
 
-def check_construct_backward_arguments(
+def check_construct_kernel_backward_arguments(
     op: str, grad_kernel: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None, version: str
 ) -> None:
     check = Checker(op)
@@ -137,20 +153,17 @@ def check_conv_arguments(
         f"input must have {spatial_axes + 1} (unbatched) or {spatial_axes + 2} dimensions, got {tuple(input.shape)}",
     )
     check(groups >= 1, f"groups must be positive, got {groups}")
-    out_channels, group_channels, _ = weight.shape
+    out_channels, per_group, _ = weight.shape
     check(out_channels % groups == 0, f"groups must divide out_channels {out_channels}, got {groups}")
     in_channels = input.shape[-spatial_axes - 1]
     check(
-        in_channels == group_channels * groups,
-        f"input must have {group_channels * groups} channels ({group_channels} per group, groups={groups}), "
-        f"got {in_channels}",
+        in_channels == per_group * groups,
+        f"input must have {per_group * groups} channels ({per_group} per group, groups={groups}), got {in_channels}",
     )
     check.same_device("input", input, "weight", weight)
-    mixed = weight.dtype == torch.float32
     check(
-        input.dtype == weight.dtype or (mixed and input.dtype in _HALF_DTYPES),
-        f"input must be {'torch.float16, torch.bfloat16 or ' if mixed else ''}{weight.dtype} "
-        f"for {weight.dtype} parameters, got {input.dtype}",
+        input.dtype == weight.dtype or (weight.dtype != torch.float64 and input.dtype in _HALF_DTYPES),
+        f"input must be {_INPUT_DTYPES[weight.dtype]} for {weight.dtype} parameters, got {input.dtype}",
     )
     if bias is not None:
         check(
@@ -165,7 +178,7 @@ def check_conv_arguments(
     return _check_geometry(check, input, kernel_size, out_channels, stride, padding)
 
 
-def check_depthwise_arguments(
+def check_depthwise_conv2d_arguments(
     op: str, input: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
 ) -> ConvArguments:
     check = Checker(op)
@@ -175,10 +188,7 @@ def check_depthwise_arguments(
     )
     check.floating("kernel", kernel)
     out_channels, _, *kernel_size = kernel.shape
-    check(
-        kernel_size[0] >= 1 and kernel_size[1] >= 1,
-        f"kernel must have at least one tap, got {tuple(kernel.shape)}",
-    )
+    check(kernel.numel() > 0, f"kernel must not be empty, got {tuple(kernel.shape)}")
     check(input.dim() in (3, 4), f"input must have 3 (unbatched) or 4 dimensions, got {tuple(input.shape)}")
     channels = input.shape[-3]
     check(
@@ -215,6 +225,8 @@ def _check_geometry(
     axes = len(kernel_size)
     check.entries("stride", stride, axes, 1)
     check.entries("padding", padding, axes, 0)
+    for size in input.shape[-axes:]:
+        check(size >= 1, f"input must not be empty along a spatial axis, got {tuple(input.shape)}")
     padded = tuple(size + 2 * pad for size, pad in zip(input.shape[-axes:], padding, strict=True))
     for available, needed in zip(padded, kernel_size, strict=True):
         check(available >= needed, f"kernel_size {tuple(kernel_size)} must not exceed the padded input, got {padded}")

@@ -1,0 +1,49 @@
+// PyTorch's convolution with a dense kernel, in the terms of our operators: the input may be unbatched, results take
+// its dtype and memory format, and gradients that are not asked for are tensors without elements.
+#pragma once
+
+#include "checks.h"
+#include "memory_format.h"
+
+namespace dcls {
+
+inline Tensor batched(const Tensor& tensor, const ConvArguments& arguments) {
+    return arguments.batched ? tensor : unsqueeze(tensor, 0);
+}
+
+// `like` is the batched input.
+inline Tensor formatted(const Tensor& result, const Tensor& like, const ConvArguments& arguments) {
+    const Tensor contiguous_result = contiguous(result, memory_format_like(like));
+    return arguments.batched ? contiguous_result : squeeze(contiguous_result, 0);
+}
+
+inline Tensor convolution(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
+                          const ConvArguments& arguments) {
+    const ScalarType dtype = input.scalar_type();
+    const Tensor batched_input = batched(input, arguments);
+    const OptionalTensor cast_bias = bias.has_value() ? OptionalTensor(cast(*bias, dtype)) : std::nullopt;
+    const Tensor output = aten_convolution(batched_input, cast(kernel, dtype), cast_bias, arguments.stride,
+                                           arguments.padding, arguments.groups);
+    return formatted(output, batched_input, arguments);
+}
+
+// Gradients for (input, kernel, bias). The values of `kernel` matter to the first only, its shape to all.
+inline std::array<Tensor, 3> convolution_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                                  const ConvArguments& arguments, std::array<bool, 3> output_mask) {
+    const ScalarType dtype = input.scalar_type();
+    const Tensor batched_input = batched(input, arguments);
+    auto gradients = aten_convolution_backward(batched(grad_output, arguments), batched_input, cast(kernel, dtype),
+                                               arguments.stride, arguments.padding, arguments.groups, output_mask);
+    for (size_t i = 0; i < gradients.size(); ++i) {
+        gradients[i] = output_mask[i] ? gradients[i] : not_computed(dtype, input);
+    }
+    if (output_mask[0]) {
+        gradients[0] = formatted(gradients[0], batched_input, arguments);
+    }
+    if (output_mask[1]) {
+        gradients[1] = contiguous(gradients[1]);
+    }
+    return gradients;
+}
+
+}  // namespace dcls
