@@ -24,7 +24,7 @@ import dcls_ops
 
 CHANNELS = (96, 192, 384, 768)
 KERNEL_COUNT, EXTENT, VERSION = 26, 17, "gauss"
-RESULTS = Path(__file__).parent / "results" / "construction-cpu.json"
+RESULTS = Path(__file__).resolve().parent / "results" / "construction-cpu.json"
 
 
 def inputs(channels: int) -> tuple[torch.Tensor, ...]:
@@ -43,20 +43,23 @@ def ours(channels: int) -> Callable[[], None]:
 
 def original(channels: int) -> Callable[[], None]:
     path = Path(sys.prefix, "oracle", "DCLS", "construct", "modules.py")
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: `make bench-construction` installs it")
     spec = importlib.util.spec_from_file_location("original_dcls", path)
     assert spec is not None
-    assert spec.loader is not None, f"{path} is missing: `make test` installs it"
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     construct = module.ConstructKernel2d(channels, channels, channels, KERNEL_COUNT, (EXTENT, EXTENT), VERSION)
     weight, positions, sigma, grad = inputs(channels)
-    return lambda: construct(weight, positions, sigma - 0.27).backward(grad)
+    return lambda: construct(weight, positions, sigma - 0.27).backward(grad)  # which adds 0.27
 
 
 IMPLEMENTATIONS = {"ours": ours, "original": original}
 
 
-def milliseconds(run: Callable[[], None], repeats: int) -> list[float]:
+def time_runs(run: Callable[[], None], repeats: int) -> list[float]:
+    """Milliseconds of each run."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -65,10 +68,16 @@ def milliseconds(run: Callable[[], None], repeats: int) -> list[float]:
     return times
 
 
-def kibibytes(name: str) -> int:
-    """A line of /proc/self/status."""
+def process_memory(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def processor_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def print_peak_growth(implementation: str, channels: int) -> None:
@@ -76,9 +85,9 @@ def print_peak_growth(implementation: str, channels: int) -> None:
     IMPLEMENTATIONS[implementation](8)()  # loads code and starts threads
     run = IMPLEMENTATIONS[implementation](channels)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts at the present size
-    before = kibibytes("VmRSS")
+    before = process_memory("VmRSS")
     run()
-    print((kibibytes("VmHWM") - before) * 1024)
+    print(process_memory("VmHWM") - before)
 
 
 def peak_growth(implementation: str, channels: int) -> int:
@@ -103,8 +112,8 @@ def main() -> None:
         for run in runs.values():
             run()
         for _ in range(5):
-            times["original"] += milliseconds(runs["original"], 1)
-            times["ours"] += milliseconds(runs["ours"], 10)
+            times["original"] += time_runs(runs["original"], 1)
+            times["ours"] += time_runs(runs["ours"], 10)
         median = {name: statistics.median(values) for name, values in times.items()}
         peak = {name: peak_growth(name, channels) for name in runs}
         dense = channels * EXTENT * EXTENT * 4
@@ -116,7 +125,7 @@ def main() -> None:
         rows.append({"channels": channels, "milliseconds": median, "peak_bytes": peak, "dense_kernel_bytes": dense})
     RESULTS.parent.mkdir(exist_ok=True)
     machine = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -125,7 +134,7 @@ def main() -> None:
     }
     shape = {"kernel_count": KERNEL_COUNT, "kernel_size": [EXTENT, EXTENT], "version": VERSION}
     RESULTS.write_text(json.dumps({"machine": machine, "shape": shape, "rows": rows}, indent=2) + "\n")
-    print(f"written to {RESULTS.relative_to(Path.cwd())}")
+    print(f"written to {RESULTS.relative_to(RESULTS.parents[2])}")
 
 
 if __name__ == "__main__":

@@ -94,9 +94,12 @@ def register_autograd(op: str, backward: Callable[..., Any]) -> None:
         def forward(*inputs: Any) -> Any:
             *arguments, grad_mode = inputs
             # autograd.Function turns both modes off, but outer levels of torch.func have a derivative to record too.
-            with forward_ad._set_fwd_grad_enabled(True), torch.set_grad_enabled(grad_mode):
-                with torch._C._AutoDispatchBelowAutograd():
-                    return overload(*arguments)
+            with (
+                forward_ad._set_fwd_grad_enabled(True),
+                torch.set_grad_enabled(grad_mode),
+                torch._C._AutoDispatchBelowAutograd(),
+            ):
+                return overload(*arguments)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -116,7 +119,7 @@ def register_autograd(op: str, backward: Callable[..., Any]) -> None:
     def kernel(*arguments: Any) -> Any:
         # The dispatcher drops trailing arguments that equal their default.
         arguments = (*arguments, *defaults[len(arguments) :])
-        apply: Any = super(torch.autograd.Function, Derivative).apply  # type: ignore[no-untyped-call]
+        apply: Any = super(torch.autograd.Function, Derivative).apply
         with functorch.enable_single_level_autograd_function():  # type: ignore[attr-defined]
             return apply(*arguments, torch.is_grad_enabled())
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -39,3 +41,12 @@ def test_every_operator_has_every_registration(operator):
         keys += ["AutocastCPU", "AutocastCUDA"]
     for key in keys:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dcls::{operator}", key), key
+
+
+def test_the_documented_schemas_are_the_real_ones():
+    page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
+    documented = [line for line in page.splitlines() if line.startswith("dcls::")]
+    assert len(documented) == 5
+    for line in documented:
+        schema = torch._C.parse_schema(line)
+        assert schema == getattr(torch.ops.dcls, schema.name.removeprefix("dcls::")).default._schema
