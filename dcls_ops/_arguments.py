@@ -23,7 +23,8 @@ def to_tuple(name: str, value: Size, length: int) -> tuple[int, ...]:
             return values
     except TypeError:
         pass
-    raise ValueError(f"{name} must be an int or {length} {'int' if length == 1 else 'ints'}, got {value!r}")
+    several = "a tuple of one" if length == 1 else f"{length} ints"
+    raise ValueError(f"{name} must be an int or {several}, got {value!r}")
 
 
 def padding_per_side(

@@ -56,7 +56,7 @@ class DclsLayer(nn.Module):
         kernel_count: int,
         stride: Size,
         padding: Size | str,
-        dense_kernel_size: Size = (),
+        dense_kernel_size: Size | None = None,
         dilated_kernel_size: Size,
         learned_axes: int,
         groups: int,
@@ -83,13 +83,16 @@ class DclsLayer(nn.Module):
             raise ValueError(
                 f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
             )
-        dense_axes = self.spatial_axes - learned_axes if dense_kernel_size != () else 0
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_count = int(kernel_count)
         self.stride = to_tuple("stride", stride, self.spatial_axes)
         self.padding = padding if isinstance(padding, str) else to_tuple("padding", padding, self.spatial_axes)
-        self.dense_kernel_size = to_tuple("dense_kernel_size", dense_kernel_size, dense_axes)
+        self.dense_kernel_size = (
+            to_tuple("dense_kernel_size", dense_kernel_size, self.spatial_axes - learned_axes)
+            if dense_kernel_size is not None
+            else ()
+        )
         self.dilated_kernel_size = to_tuple("dilated_kernel_size", dilated_kernel_size, learned_axes)
         self.groups = groups
         self.padding_mode = padding_mode

@@ -101,6 +101,11 @@ def test_says_what_is_wrong_at_construction(arguments, message):
     assert str(error.value) == message
 
 
+def test_dense_axes_need_an_extent():
+    with pytest.raises(ValueError, match=r"^dense_kernel_size must be an int or a tuple of one, got \(\)$"):
+        Dcls2_1d(4, 6, 3, dense_kernel_size=())
+
+
 def test_flat_dim_is_an_axis():
     with pytest.raises(ValueError, match=r"^flat_dim must be 0 \(height\) or 1 \(width\), got 2$"):
         Dcls2dK1d(4, 6, 3, flat_dim=2)
