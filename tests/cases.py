@@ -167,3 +167,12 @@ def _laid_out(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor:
 def operators(graph):
     """What a graph calls, one a line; placeholders and outputs are left out."""
     return "\n".join(str(node.target) for node in graph.nodes if node.op == "call_function")
+
+
+def assert_vmap_is_a_loop(function, in_dims, tensors, batch_size):
+    """What vmap computes from `tensors`, batched along `in_dims`, is what a loop over the batch computes."""
+    results = torch.func.vmap(function, in_dims)(*tensors)
+    for entry in range(batch_size):
+        arguments = (t if dim is None else t.select(dim, entry) for t, dim in zip(tensors, in_dims, strict=True))
+        entries = torch.utils._pytree.tree_map(lambda t, entry=entry: t[entry], results)
+        torch.testing.assert_close(entries, function(*arguments))

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from cases import AXES, VERSIONS, Parameters, parameters
+from cases import AXES, VERSIONS, Parameters, assert_vmap_is_a_loop, parameters
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
@@ -225,11 +225,7 @@ def test_vmap(in_dims, shared):
         return construct_kernel_backward(grad, weight, positions, sigma, p.version, [True] * 3)
 
     for function in (forward, backward):
-        results = torch.func.vmap(function, in_dims)(*batched)
-        for entry in range(3):
-            arguments = (t if dim is None else t.select(dim, entry) for t, dim in zip(batched, in_dims, strict=True))
-            entries = torch.utils._pytree.tree_map(lambda t, entry=entry: t[entry], results)
-            torch.testing.assert_close(entries, function(*arguments))
+        assert_vmap_is_a_loop(function, in_dims, batched, 3)
 
 
 def test_batched_gradients():

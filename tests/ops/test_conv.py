@@ -4,7 +4,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import AXES, VERSIONS, Conv, any_conv, conv
+from cases import AXES, VERSIONS, Conv, any_conv, assert_vmap_is_a_loop, conv
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
@@ -258,11 +258,7 @@ def test_vmap(batched, shared, unbatched_input):
         return conv_backward(*backward_arguments(replaced, grad, [True] * 5))
 
     for function in (forward, backward):
-        results = torch.func.vmap(function, in_dims)(*values)
-        for entry in range(3):
-            arguments = (t if dim is None else t.select(dim, entry) for t, dim in zip(values, in_dims, strict=True))
-            entries = torch.utils._pytree.tree_map(lambda t, entry=entry: t[entry], results)
-            torch.testing.assert_close(entries, function(*arguments))
+        assert_vmap_is_a_loop(function, in_dims, values, 3)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import assert_vmap_is_a_loop
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
@@ -114,8 +115,4 @@ def test_vmap(in_dims, multiplier):
         return depthwise_conv2d_backward(grad, input, kernel, [1, 1], [0, 0], [True] * 3)
 
     for function in (depthwise_conv2d, backward):
-        results = torch.func.vmap(function, in_dims)(*batched)
-        for entry in range(2):
-            values = (t if dim is None else t.select(dim, entry) for t, dim in zip(batched, in_dims, strict=True))
-            entries = torch.utils._pytree.tree_map(lambda t, entry=entry: t[entry], results)
-            torch.testing.assert_close(entries, function(*values))
+        assert_vmap_is_a_loop(function, in_dims, batched, 2)
