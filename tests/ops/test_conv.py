@@ -309,8 +309,13 @@ def test_forward_over_reverse_is_an_error_not_zero():
     def loss(input):
         return case.op(input, *case[1:]).square().sum()
 
+    def value_of_vjp(input):
+        return torch.func.vjp(loss, input)[0]
+
     with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
         torch.func.hessian(loss)(case.input)
+    with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+        torch.func.jvp(value_of_vjp, (case.input,), (case.input,))
 
 
 def test_no_grad_within_torch_func():
