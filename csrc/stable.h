@@ -18,7 +18,6 @@
 
 namespace dcls {
 
-using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::headeronly::toString;
@@ -32,8 +31,8 @@ using IntList = std::vector<int64_t>;
 using BoolList = std::vector<bool>;
 using OptionalTensor = std::optional<Tensor>;
 
-// A `str` argument. Kernels take this handle and call take() once: the conversion to std::string in the headers (2.10
-// to 2.13) leaks one string a call.
+// A `str` argument. Kernels take this handle and call take() once: the conversion to std::string in the headers of
+// torch 2.13 leaks one string a call.
 using StringArgument = StringHandle;
 
 inline std::string take(StringArgument handle) {
@@ -55,8 +54,8 @@ inline Tensor empty(const IntList& sizes, ScalarType dtype, const Tensor& like) 
     return torch::stable::empty(sizes, dtype, std::nullopt, like.device());
 }
 
-// What an operator returns for a gradient that its output_mask leaves out: a tensor without elements. (A stable-ABI
-// kernel cannot return an undefined tensor, and a fake kernel could not describe one.)
+// What an operator returns for a gradient that its output_mask leaves out: a tensor without elements. (Not
+// an undefined one, which a fake kernel could not describe.)
 inline Tensor not_computed(ScalarType dtype, const Tensor& like) { return empty({0}, dtype, like); }
 
 // aten::convolution without dilation or transposition.
