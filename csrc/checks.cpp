@@ -8,7 +8,7 @@ namespace dcls {
 namespace {
 
 constexpr std::array<std::string_view, 4> kVersions{"v0", "v1", "max", "gauss"};
-constexpr std::array<std::string_view, 2> kMethods{"auto", "construct"};
+constexpr std::array<std::string_view, 3> kMethods{"auto", "construct", "im2col"};
 
 // No extent, stride or padding comes near; below it, their sums and products fit 64 bits.
 constexpr int64_t kLimit = int64_t{1} << 31;
@@ -116,22 +116,16 @@ void check_like(std::string_view op, std::string_view name, const Tensor& tensor
           other_name, ", got ", dtype_name(tensor.scalar_type()));
 }
 
-Version parse_version(std::string_view op, std::string_view version) {
-    for (size_t i = 0; i < kVersions.size(); ++i) {
-        if (version == kVersions[i]) {
-            return static_cast<Version>(i);
+// `value` as one of the names, which are listed in the order of the enumeration's values.
+template <typename Enum, size_t n>
+Enum parse(std::string_view op, std::string_view argument, const std::array<std::string_view, n>& names,
+           std::string_view value) {
+    for (size_t i = 0; i < n; ++i) {
+        if (value == names[i]) {
+            return static_cast<Enum>(i);
         }
     }
-    fail(op, "version must be one of ", join(kVersions), ", got '", version, "'");
-}
-
-void check_method(std::string_view op, std::string_view method) {
-    for (const auto known : kMethods) {
-        if (method == known) {
-            return;
-        }
-    }
-    fail(op, "method must be one of ", join(kMethods), ", got '", method, "'");
+    fail(op, argument, " must be one of ", join(names), ", got '", value, "'");
 }
 
 void check_entries(std::string_view op, std::string_view name, const IntList& values, size_t count, int64_t least) {
@@ -154,7 +148,7 @@ void check_tap_count(std::string_view op, const IntList& kernel_size) {
 
 // What a convolution and a depthwise convolution have in common, once the extent of their dense kernel is known.
 ConvArguments check_geometry(std::string_view op, const Tensor& input, const IntList& kernel_size, int64_t out_channels,
-                             const IntList& stride, const IntList& padding, int64_t groups) {
+                             const IntList& stride, const IntList& padding, int64_t groups, Method method) {
     const auto axes = static_cast<int64_t>(kernel_size.size());
     check_entries(op, "stride", stride, kernel_size.size(), 1);
     check_entries(op, "padding", padding, kernel_size.size(), 0);
@@ -175,7 +169,7 @@ ConvArguments check_geometry(std::string_view op, const Tensor& input, const Int
         output_shape.push_back((padded[a] - kernel_size[a]) / stride[a] + 1);
     }
     check(fits, op, "kernel_size ", tuple(kernel_size), " must not exceed the padded input, got ", tuple(padded));
-    return {stride, padding, groups, batched, output_shape};
+    return {stride, padding, groups, batched, method, output_shape};
 }
 
 }  // namespace
@@ -183,7 +177,7 @@ ConvArguments check_geometry(std::string_view op, const Tensor& input, const Int
 KernelArguments check_kernel_arguments(std::string_view op, const Tensor& weight, const Tensor& positions,
                                        const IntList& kernel_size, const OptionalTensor& sigma,
                                        std::string_view version_name) {
-    const Version version = parse_version(op, version_name);
+    const auto version = parse<Version>(op, "version", kVersions, version_name);
     check(weight.dim() == 3, op, "weight must have shape (out_channels, in_channels / groups, kernel_count), got ",
           shape(weight));
     const int64_t out_channels = weight.size(0);
@@ -209,7 +203,7 @@ KernelArguments check_kernel_arguments(std::string_view op, const Tensor& weight
     } else {
         check(!sigma.has_value(), op, "sigma must be None for version '", version_name, "', got a tensor");
     }
-    const bool shared_positions = positions.size(1) != out_channels;
+    const bool shared_positions = positions.size(1) == 1;
     return {kernel_size, version, out_channels, in_channels_per_group, kernel_count, shared_positions};
 }
 
@@ -228,9 +222,13 @@ KernelArguments check_construct_kernel_backward_arguments(std::string_view op, c
 }
 
 ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, const Tensor& input, const Tensor& weight,
-                                   const IntList& kernel_size, const OptionalTensor& bias, const IntList& stride,
-                                   const IntList& padding, int64_t groups, std::string_view method) {
-    check_method(op, method);
+                                   const Tensor& positions, const IntList& kernel_size, const OptionalTensor& bias,
+                                   const IntList& stride, const IntList& padding, int64_t groups,
+                                   std::string_view method_name) {
+    const auto method = parse<Method>(op, "method", kMethods, method_name);
+    check(method != Method::im2col || positions.size(1) == 1, op, "method 'im2col' needs positions of shape ",
+          tuple({spatial_axes, 1, weight.size(1), weight.size(2)}), ", shared by all out channels, got ",
+          shape(positions));
     check_entries(op, "kernel_size", kernel_size, spatial_axes, 1);
     check(input.dim() == spatial_axes + 1 || input.dim() == spatial_axes + 2, op, "input must have ", spatial_axes + 1,
           " (unbatched) or ", spatial_axes + 2, " dimensions, got ", shape(input));
@@ -256,7 +254,7 @@ ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, co
         check(bias->scalar_type() == dtype || bias->scalar_type() == input.scalar_type(), op,
               "bias must have the dtype of input or weight, got ", dtype_name(bias->scalar_type()));
     }
-    return check_geometry(op, input, kernel_size, out_channels, stride, padding, groups);
+    return check_geometry(op, input, kernel_size, out_channels, stride, padding, groups, method);
 }
 
 ConvArguments check_depthwise_conv2d_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,
@@ -278,7 +276,7 @@ ConvArguments check_depthwise_conv2d_arguments(std::string_view op, const Tensor
               shape(*bias));
         check_like(op, "bias", *bias, "kernel", kernel);
     }
-    return check_geometry(op, input, kernel_size, kernel.size(0), stride, padding, channels);
+    return check_geometry(op, input, kernel_size, kernel.size(0), stride, padding, channels, Method::automatic);
 }
 
 template <size_t n>

@@ -35,17 +35,29 @@ KernelArguments check_construct_kernel_backward_arguments(std::string_view op, c
                                                           const Tensor& weight, const Tensor& positions,
                                                           const OptionalTensor& sigma, std::string_view version);
 
+enum class Method { automatic, construct, im2col };
+
 // The validated arguments of a convolution.
 struct ConvArguments {
     IntList stride, padding;
     int64_t groups;
     bool batched;
+    Method method;
     IntList output_shape;  // batch included where there is one
+
+    IntList batched_output_shape() const {
+        IntList shape = output_shape;
+        if (!batched) {
+            shape.insert(shape.begin(), 1);
+        }
+        return shape;
+    }
 };
 
 ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, const Tensor& input, const Tensor& weight,
-                                   const IntList& kernel_size, const OptionalTensor& bias, const IntList& stride,
-                                   const IntList& padding, int64_t groups, std::string_view method);
+                                   const Tensor& positions, const IntList& kernel_size, const OptionalTensor& bias,
+                                   const IntList& stride, const IntList& padding, int64_t groups,
+                                   std::string_view method);
 
 ConvArguments check_depthwise_conv2d_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,
                                                const OptionalTensor& bias, const IntList& stride,

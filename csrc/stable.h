@@ -3,6 +3,7 @@
 // (TORCH_TARGET_VERSION in CMakeLists.txt).
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -22,10 +23,14 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::headeronly::toString;
 using torch::stable::contiguous;
+using torch::stable::narrow;
 using torch::stable::parallel_for;
 using torch::stable::squeeze;
 using torch::stable::Tensor;
+using torch::stable::transpose;
 using torch::stable::unsqueeze;
+using torch::stable::view;
+using torch::stable::zero_;
 
 using IntList = std::vector<int64_t>;
 using BoolList = std::vector<bool>;
@@ -54,9 +59,20 @@ inline Tensor empty(const IntList& sizes, ScalarType dtype, const Tensor& like) 
     return torch::stable::empty(sizes, dtype, std::nullopt, like.device());
 }
 
+// The same in `like`'s dtype, in a memory format.
+inline Tensor empty_in_format(const IntList& sizes, const Tensor& like, MemoryFormat format) {
+    return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, format);
+}
+
 // What an operator returns for a gradient that its output_mask leaves out: a tensor without elements. (Not
 // an undefined one, which a fake kernel could not describe.)
 inline Tensor not_computed(ScalarType dtype, const Tensor& like) { return empty({0}, dtype, like); }
+
+// result = a b, or result += a b, for matrices on the CPU.
+inline void cpu_matrix_product(const Tensor& a, const Tensor& b, bool accumulate, const Tensor& result) {
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_cpu_addmm_out(result.get(), result.get(), a.get(), b.get(), accumulate ? 1.0 : 0.0, 1.0));
+}
 
 // aten::convolution without dilation or transposition.
 inline Tensor aten_convolution(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 VERSIONS = ("v0", "v1", "max", "gauss")
-METHODS = ("auto", "construct")
+METHODS = ("auto", "construct", "im2col")
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 _DTYPES = (*_HALF_DTYPES, torch.float32, torch.float64)
@@ -138,6 +138,7 @@ def check_conv_arguments(
     spatial_axes: int,
     input: Tensor,
     weight: Tensor,
+    positions: Tensor,
     kernel_size: Sequence[int],
     bias: Tensor | None,
     stride: Sequence[int],
@@ -147,6 +148,11 @@ def check_conv_arguments(
 ) -> ConvArguments:
     check = Checker(op)
     check(method in METHODS, f"method must be one of {', '.join(METHODS)}, got '{method}'")
+    shared = (spatial_axes, 1, *weight.shape[1:])
+    check(
+        method != "im2col" or positions.shape[1] == 1,
+        f"method 'im2col' needs positions of shape {shared}, shared by all out channels, got {tuple(positions.shape)}",
+    )
     check.entries("kernel_size", kernel_size, spatial_axes, 1)
     check(
         input.dim() in (spatial_axes + 1, spatial_axes + 2),

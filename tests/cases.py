@@ -1,5 +1,6 @@
 """What the tests draw their arguments from."""
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ LAYERS = [
     (Dcls1d, {"dilated_kernel_size": 7}, (7,)),
     (Dcls2d, {"dilated_kernel_size": (5, 4)}, (5, 4)),
     (Dcls3d, {"dilated_kernel_size": (3, 5, 4)}, (3, 5, 4)),
+    (Dcls2d, {"dilated_kernel_size": (5, 4), "shared_positions": True}, (5, 4)),
+    (Dcls3d, {"dilated_kernel_size": 3, "shared_positions": True, "method": "im2col"}, (3, 3, 3)),
     (Dcls2_1d, {"dense_kernel_size": 3, "dilated_kernel_size": 6}, (3, 6)),
     (Dcls3_1d, {"dense_kernel_size": (2, 3), "dilated_kernel_size": 5}, (2, 3, 5)),
     (Dcls3_2d, {"dense_kernel_size": 2, "dilated_kernel_size": (4, 3)}, (2, 4, 3)),
@@ -22,6 +25,13 @@ LAYERS = [
 
 VERSIONS = ("v0", "v1", "max", "gauss")
 AXES = (1, 2, 3)
+
+# The ways through a convolution: arguments of conv() below.
+ROUTES = {
+    "construct": {},
+    "construct_shared": {"shared": True},
+    "im2col": {"shared": True, "method": "im2col"},
+}
 
 
 class Parameters(NamedTuple):
@@ -84,6 +94,7 @@ class Conv(NamedTuple):
     padding: tuple[int, ...]
     groups: int
     version: str
+    method: str = "auto"
 
     @property
     def op(self):
@@ -109,6 +120,7 @@ def conv(
     groups: int = 2,
     dtype: torch.dtype = torch.float64,
     requires_grad: bool = False,
+    method: str = "construct",
 ) -> Conv:
     """A small convolution with uneven sizes, stride and padding."""
     kernel_size, spatial = (4, 3, 3)[:axes], (6, 5, 4)[:axes]
@@ -117,14 +129,26 @@ def conv(
     bias = torch.randn(4, dtype=dtype)
     stride, padding = (2, 1, 1)[:axes], (1, 1, 0)[:axes]
     drawn = Conv(
-        input, kernel.weight, kernel.positions, kernel_size, kernel.sigma, bias, stride, padding, groups, version
+        input,
+        kernel.weight,
+        kernel.positions,
+        kernel_size,
+        kernel.sigma,
+        bias,
+        stride,
+        padding,
+        groups,
+        version,
+        method,
     )
     return drawn.leaves() if requires_grad else drawn
 
 
 @st.composite
-def any_conv(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS) -> Conv:
-    """Any small float64 convolution: shapes, stride, padding, groups, shared positions, and the input's layout."""
+def any_conv(
+    draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS, methods: tuple[str, ...] = ("auto", "construct", "im2col")
+) -> Conv:
+    """Any small float64 convolution: shapes, stride, padding, groups, shared positions, layout of the input, method."""
     axes = draw(st.integers(1, 3))
     ints = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
     kernel_size, stride, padding = ints(1, 6), ints(1, 3), ints(0, 3)
@@ -133,21 +157,21 @@ def any_conv(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS) -> Conv:
     )
     groups = draw(st.integers(1, 3))
     torch.manual_seed(draw(st.integers(0, 2**32)))
+    method = draw(st.sampled_from(methods))
+    shared = method == "im2col" or draw(st.booleans())
     kernel = parameters(
         draw(st.sampled_from(versions)),
         kernel_size,
         out_channels=groups * draw(st.integers(1, 3)),
         in_channels=draw(st.integers(1, 3)),
         kernel_count=draw(st.integers(1, 4)),
-        shared=draw(st.booleans()),
+        shared=shared,
     )
     in_channels = kernel.weight.shape[1] * groups
     batch = draw(st.sampled_from([(), (0,), (1,), (3,)]))
     input = _laid_out(draw, (*batch, in_channels, *spatial))
     bias = draw(st.sampled_from([None, torch.randn(kernel.weight.shape[0], dtype=torch.float64)]))
-    return Conv(
-        input, kernel.weight, kernel.positions, kernel_size, kernel.sigma, bias, stride, padding, groups, kernel.version
-    )
+    return Conv(input, *kernel[:4], bias, stride, padding, groups, kernel.version, method)
 
 
 def _laid_out(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor:
@@ -162,6 +186,14 @@ def _laid_out(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor:
     if layout == "transposed":
         return torch.randn(*shape[:-2], shape[-1], shape[-2], dtype=torch.float64).mT
     return torch.randn(shape, dtype=torch.float64)
+
+
+@contextmanager
+def num_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
 
 
 def operators(graph):

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from cases import num_threads
 from hypothesis import settings
 
 import dcls_ops  # noqa: F401, defines torch.ops.dcls
@@ -35,7 +36,5 @@ def original() -> ModuleType:
 
 @pytest.fixture(params=[1, 2, 5], ids=lambda n: f"{n}_threads")
 def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with num_threads(request.param):
+        yield request.param

@@ -7,129 +7,34 @@
 // Bound by the factors (exponentials for "gauss") at small kernels and by 1 (forward) or 3 (backward) multiply-adds per
 // element and tap at large ones.
 //
-// Every filter is treated as three-dimensional: missing leading axes have one tap and the factor 1, and backward skips
-// them.
+// Every filter is treated as three-dimensional (filter_factors.h); backward skips missing axes.
 #include "construct_kernel.h"
 
-#include <algorithm>
-#include <numeric>
+#include "filter_factors.h"
+#include "parameters.h"
 
 namespace dcls::cpu {
 namespace {
 
-constexpr int kAxes = 3;
-
 // About how many multiply-adds are worth a thread's start.
 constexpr int64_t kGrainWork = 1 << 15;
-
-// One element's factors along one axis, by tap, and their sums over the axis. Outside `range` they are not set, and 0.
-template <typename T>
-struct AxisFactors {
-    T *value, *d_position, *d_sigma;
-    TapRange range;
-    T sum, sum_d_position, sum_d_sigma;
-};
-
-// The factors of all elements of one filter.
-template <Version version, typename T, bool with_derivatives>
-class FilterFactors {
- public:
-    FilterFactors(const std::array<int64_t, kAxes>& extent, int64_t first_axis, int64_t kernel_count)
-        : extent_(extent), first_axis_(first_axis), axes_(kernel_count * kAxes) {
-        storage_.resize(kernel_count * (extent[0] + extent[1] + extent[2]) * 3);
-        T* next = storage_.data();
-        for (int64_t k = 0; k < kernel_count; ++k) {
-            for (int axis = 0; axis < kAxes; ++axis) {
-                AxisFactors<T>& factors = axes_[k * kAxes + axis];
-                factors = {next, next + extent[axis], next + 2 * extent[axis], {0, 1}, T(1), T(0), T(0)};
-                if (axis < first_axis) {
-                    next[0] = T(1);
-                }
-                next += extent[axis] * 3;
-            }
-        }
-    }
-
-    // positions and sigma point at the filter's first element on the first axis; axis_stride leads to the next axis.
-    void tabulate(const T* positions, const T* sigma, int64_t axis_stride) {
-        const auto kernel_count = static_cast<int64_t>(axes_.size()) / kAxes;
-        for (int64_t k = 0; k < kernel_count; ++k) {
-            AxisFactors<T>* axes = &axes_[k * kAxes];
-            for (int axis = first_axis_; axis < kAxes; ++axis) {
-                const int64_t at = (axis - first_axis_) * axis_stride + k;
-                tabulate_axis(axes[axis], extent_[axis], positions[at], has_sigma(version) ? sigma[at] : T(0));
-            }
-            if (!std::isfinite(axes[0].sum * axes[1].sum * axes[2].sum)) {
-                touch_every_tap(axes);
-            }
-        }
-    }
-
-    const AxisFactors<T>* element(int64_t k) const { return &axes_[k * kAxes]; }
-
- private:
-    // 0 times NaN or infinity is NaN: such a factor on one axis shows at every tap of the others, untouched ones too.
-    void touch_every_tap(AxisFactors<T>* axes) {
-        for (int axis = first_axis_; axis < kAxes; ++axis) {
-            for (T* factors : {axes[axis].value, axes[axis].d_position, axes[axis].d_sigma}) {
-                std::fill(factors, factors + axes[axis].range.begin, T(0));
-                std::fill(factors + axes[axis].range.end, factors + extent_[axis], T(0));
-            }
-            axes[axis].range = {0, extent_[axis]};
-        }
-    }
-
-    void tabulate_axis(AxisFactors<T>& factors, int64_t extent, T centred_position, T sigma) {
-        const T position = centred_position + static_cast<T>(extent / 2);
-        const T inward = inward_side(position, extent);
-        const TapRange range = touched_taps<version>(position, sigma, extent);
-        T *const value = factors.value, *const d_position = factors.d_position, *const d_sigma = factors.d_sigma;
-        // Vector units convert 32-bit integers to floating point, but few convert 64-bit ones.
-        const auto begin = static_cast<int32_t>(range.begin), end = static_cast<int32_t>(range.end);
-#pragma omp simd
-        for (int32_t tap = begin; tap < end; ++tap) {
-            const Factor<T> factor = interpolate<version>(static_cast<T>(tap), position, sigma, inward);
-            value[tap] = factor.value;
-            if constexpr (with_derivatives) {
-                d_position[tap] = factor.d_position;
-                d_sigma[tap] = factor.d_sigma;
-            }
-        }
-        factors.range = range;
-        factors.sum = std::accumulate(value + begin, value + end, T(0));
-        if constexpr (with_derivatives && is_normalised(version)) {
-            factors.sum_d_position = std::accumulate(d_position + begin, d_position + end, T(0));
-            factors.sum_d_sigma = std::accumulate(d_sigma + begin, d_sigma + end, T(0));
-        }
-    }
-
-    std::array<int64_t, kAxes> extent_;
-    int first_axis_;
-    std::vector<AxisFactors<T>> axes_;
-    std::vector<T> storage_;
-};
-
-template <Version version, typename T>
-T normalisation(const AxisFactors<T>* axes) {
-    return is_normalised(version) ? axes[0].sum * axes[1].sum * axes[2].sum + T(kNormalisationEpsilon) : T(1);
-}
 
 // How the kernels below see one problem. Filter (o, i) of the dense kernel is number o * in_channels + i; in_channels
 // are those of a group. Filters are visited in an order that keeps those with the same positions together, so that
 // their factors are tabulated once: with shared positions visit number i * out_channels + o is filter (o, i).
 struct Problem {
-    std::array<int64_t, kAxes> extent{1, 1, 1};
+    Axes extent;
     int first_axis;
     int64_t out_channels, in_channels, kernel_count, tap_count;
     bool shared_positions;
 
     explicit Problem(const KernelArguments& arguments)
-        : first_axis(kAxes - static_cast<int>(arguments.spatial_axes())),
+        : extent(three_axes(arguments.kernel_size, 1)),
+          first_axis(kAxes - static_cast<int>(arguments.spatial_axes())),
           out_channels(arguments.out_channels),
           in_channels(arguments.in_channels_per_group),
           kernel_count(arguments.kernel_count),
           shared_positions(arguments.shared_positions) {
-        std::copy(arguments.kernel_size.begin(), arguments.kernel_size.end(), extent.begin() + first_axis);
         tap_count = extent[0] * extent[1] * extent[2];
     }
 
@@ -140,11 +45,6 @@ struct Problem {
         return shared_positions ? visit % out_channels * in_channels + visit / out_channels : visit;
     }
     int64_t grain() const { return std::max<int64_t>(1, kGrainWork / (kernel_count * tap_count)); }
-};
-
-template <typename T>
-struct Parameters {
-    const T *weight, *positions, *sigma;
 };
 
 // Calls body(filter, factors) for every filter, in parallel. make_body() makes one body a thread, with its scratch
@@ -225,14 +125,6 @@ T dot(const T* a, const T* b, TapRange range) {
     return sum;
 }
 
-// The gradient of one filter contracted with one element: in full with its factors, and with the factor of one axis
-// replaced by a derivative.
-template <typename T>
-struct Contraction {
-    T value;
-    std::array<T, kAxes> d_position{}, d_sigma{};
-};
-
 template <Version version, typename T>
 class Contractor {
  public:
@@ -305,28 +197,20 @@ void backward(const Problem& problem, const T* grad_kernel, const Parameters<T>&
             for (int64_t k = 0; k < problem.kernel_count; ++k) {
                 const int64_t element = filter * problem.kernel_count + k;
                 const AxisFactors<T>* axes = factors.element(k);
-                const Contraction<T> contraction = contract_filter(grad_kernel + filter * problem.tap_count, axes);
-                const T inverse = T(1) / normalisation<version>(axes);
+                Contraction<T> normalised;
+                normalised.add(contract_filter(grad_kernel + filter * problem.tap_count, axes),
+                               T(1) / normalisation<version>(axes));
                 if (gradients.weight != nullptr) {
-                    gradients.weight[element] = contraction.value * inverse;
+                    gradients.weight[element] = normalised.value;
                 }
                 for (int axis = problem.first_axis; axis < kAxes; ++axis) {
-                    // d(X / (S + eps)) = dX / (S + eps) - X dS / (S + eps)^2; S is the product of the axes' sums.
-                    T other_sums = 0;
-                    if constexpr (is_normalised(version)) {
-                        other_sums = contraction.value * inverse;
-                        for (int other = 0; other < kAxes; ++other) {
-                            other_sums *= other == axis ? T(1) : axes[other].sum;
-                        }
-                    }
-                    const T scale = parameters.weight[element] * inverse;
+                    const AxisGradients<version, T> axis_gradients(normalised, axes, axis);
                     const int64_t at = (axis - problem.first_axis) * axis_stride + element;
                     if (gradients.positions != nullptr) {
-                        gradients.positions[at] =
-                            scale * (contraction.d_position[axis] - other_sums * axes[axis].sum_d_position);
+                        gradients.positions[at] = parameters.weight[element] * axis_gradients.position;
                     }
                     if (has_sigma(version) && gradients.sigma != nullptr) {
-                        gradients.sigma[at] = scale * (contraction.d_sigma[axis] - other_sums * axes[axis].sum_d_sigma);
+                        gradients.sigma[at] = parameters.weight[element] * axis_gradients.sigma;
                     }
                 }
             }
@@ -351,50 +235,6 @@ void sum_over_out_channels(const Problem& problem, const T* per_filter, T* share
         }
     });
 }
-
-// Calls body.template operator()<version, T>() for the version and the compute type.
-template <typename T, typename Body>
-void dispatch_version(Version version, const Body& body) {
-    switch (version) {
-        case Version::v0:
-            return body.template operator()<Version::v0, T>();
-        case Version::v1:
-            return body.template operator()<Version::v1, T>();
-        case Version::max:
-            return body.template operator()<Version::max, T>();
-        case Version::gauss:
-            return body.template operator()<Version::gauss, T>();
-    }
-}
-
-template <typename Body>
-void dispatch(Version version, ScalarType dtype, const Body& body) {
-    dtype == ScalarType::Double ? dispatch_version<double>(version, body) : dispatch_version<float>(version, body);
-}
-
-// float16 and bfloat16 parameters are computed in float32.
-ScalarType compute_dtype(const Tensor& weight) {
-    return weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// Contiguous parameters in the compute dtype.
-struct PreparedParameters {
-    Tensor weight, positions;
-    OptionalTensor sigma;
-
-    PreparedParameters(const Tensor& weight_, const Tensor& positions_, const OptionalTensor& sigma_, ScalarType dtype)
-        : weight(contiguous(cast(weight_, dtype))), positions(contiguous(cast(positions_, dtype))) {
-        if (sigma_.has_value()) {
-            sigma = contiguous(cast(*sigma_, dtype));
-        }
-    }
-
-    template <typename T>
-    Parameters<T> pointers() const {
-        return {weight.const_data_ptr<T>(), positions.const_data_ptr<T>(),
-                sigma.has_value() ? sigma->const_data_ptr<T>() : nullptr};
-    }
-};
 
 }  // namespace
 

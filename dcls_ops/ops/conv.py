@@ -37,6 +37,11 @@ def _backward(arguments: list[Any], needs_input_grad: Sequence[bool], grad_outpu
     return grad_input, grad_weight, grad_positions, None, grad_sigma, grad_bias, *[None] * len(settings)
 
 
+def _method_of_folded(method: str) -> str:
+    """The method for parameters that fold_parameters has folded: shared positions are then not shared any more."""
+    return "auto" if method == "im2col" else method
+
+
 def _register(spatial_axes: int) -> None:
     """Registers everything for conv{spatial_axes}d; the three differ in nothing else."""
     name = f"conv{spatial_axes}d"
@@ -59,7 +64,7 @@ def _register(spatial_axes: int) -> None:
     ) -> Tensor:
         check_kernel_arguments(name, weight, positions, kernel_size, sigma, version)
         batched, output_shape = check_conv_arguments(
-            name, spatial_axes, input, weight, kernel_size, bias, stride, padding, groups, method
+            name, spatial_axes, input, weight, positions, kernel_size, bias, stride, padding, groups, method
         )
         return empty_in_format_of(input, batched, output_shape)
 
@@ -96,7 +101,7 @@ def _register(spatial_axes: int) -> None:
             batch_size, (weight, weight_dim), (positions, positions_dim), (sigma, sigma_dim)
         )
         bias = fold(batch_first(bias, bias_dim, batch_size), 0)
-        settings = (stride, padding, groups * batch_size, version, method)
+        settings = (stride, padding, groups * batch_size, version, _method_of_folded(method))
         output = op(fold(batched_input, channel_axis), weight, positions, kernel_size, sigma, bias, *settings)
         return unfold(output, channel_axis, batch_size), 0
 
@@ -130,7 +135,7 @@ def _backward_fake(
     Checker(name).output_mask(output_mask, 5)
     check_kernel_arguments(name, weight, positions, kernel_size, sigma, version)
     batched, output_shape = check_conv_arguments(
-        name, len(kernel_size), input, weight, kernel_size, None, stride, padding, groups, method
+        name, len(kernel_size), input, weight, positions, kernel_size, None, stride, padding, groups, method
     )
     check_grad_output(name, grad_output, input, output_shape)
     return (
@@ -180,7 +185,7 @@ def _backward_vmap(
         padding,
         groups * batch_size,
         version,
-        method,
+        _method_of_folded(method),
         output_mask,
     )
     parameters, parameter_dims = unfold_gradients(grad_parameters, batch_size, shared)

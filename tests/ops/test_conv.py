@@ -4,7 +4,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import AXES, VERSIONS, Conv, any_conv, assert_vmap_is_a_loop, conv
+from cases import AXES, ROUTES, VERSIONS, Conv, any_conv, assert_vmap_is_a_loop, conv, num_threads, parameters
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
@@ -14,16 +14,15 @@ from dcls_ops import reference
 
 conv_backward = torch.ops.dcls.conv_backward.default
 
-every_case = pytest.mark.parametrize(
-    ("version", "axes", "shared"), list(itertools.product(VERSIONS, AXES, (False, True))), ids=str
-)
+every_case = pytest.mark.parametrize(("version", "axes", "route"), list(itertools.product(VERSIONS, AXES, ROUTES)))
+every_route = pytest.mark.parametrize("route", ROUTES)
 
 
 def backward_arguments(case: Conv, grad_output: torch.Tensor, output_mask: list[bool]):
     c = case
     return (
         grad_output, c.input, c.weight, c.positions, c.kernel_size, c.sigma, c.stride, c.padding, c.groups, c.version,
-        "auto", output_mask,
+        c.method, output_mask,
     )  # fmt: skip
 
 
@@ -38,7 +37,7 @@ def test_agrees_with_the_reference(case):
     torch.testing.assert_close(grads, expected_grads, rtol=1e-9, atol=1e-9)
 
 
-@given(any_conv(versions=("v0",)), st.sampled_from([torch.float32, torch.float64]))
+@given(any_conv(versions=("v0",), methods=("construct",)), st.sampled_from([torch.float32, torch.float64]))
 def test_integer_positions_are_an_ordinary_convolution(case, dtype):
     case = case.leaves(dtype)._replace(positions=case.positions.round().to(dtype))
     out_channels, in_channels, kernel_count = case.weight.shape
@@ -54,8 +53,8 @@ def test_integer_positions_are_an_ordinary_convolution(case, dtype):
 
 
 @every_case
-def test_gradcheck_and_gradgradcheck(version, axes, shared):
-    case = conv(version, axes, shared=shared, requires_grad=True)
+def test_gradcheck_and_gradgradcheck(version, axes, route):
+    case = conv(version, axes, requires_grad=True, **ROUTES[route])
     # One image of four columns keeps the numerical Jacobian small.
     case = case._replace(input=case.input.detach()[:1, ..., :4].requires_grad_())
 
@@ -67,12 +66,10 @@ def test_gradcheck_and_gradgradcheck(version, axes, shared):
     assert torch.autograd.gradgradcheck(run, case.tensors, fast_mode=axes > 1)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("axes", AXES)
-@pytest.mark.parametrize("shared", [False, True], ids=["per_filter", "shared"])
+@every_case
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["no_grad", "grad"])
-def test_opcheck(version, axes, shared, requires_grad):
-    case = conv(version, axes, shared=shared, requires_grad=requires_grad)
+def test_opcheck(version, axes, route, requires_grad):
+    case = conv(version, axes, requires_grad=requires_grad, **ROUTES[route])
     opcheck(case.op, case)
     with torch.no_grad():
         grad = torch.randn_like(case.op(*case))
@@ -90,8 +87,9 @@ def test_opcheck(version, axes, shared, requires_grad):
     ],
     ids=["bfloat16", "channels_last", "sliced", "unbatched", "empty"],
 )
-def test_opcheck_of_other_inputs(change):
-    case = conv("gauss", 2, dtype=torch.float32, requires_grad=True)
+@every_route
+def test_opcheck_of_other_inputs(change, route):
+    case = conv("gauss", 2, dtype=torch.float32, requires_grad=True, **ROUTES[route])
     case = case._replace(input=change(case.input.detach()).requires_grad_(), kernel_size=(3, 2), padding=(1, 0))
     opcheck(case.op, case)
 
@@ -125,8 +123,9 @@ def test_autograd_asks_only_for_the_gradients_it_needs(trained):
 
 @pytest.mark.parametrize("wanted", range(5))
 @pytest.mark.parametrize("version", ["v1", "gauss"])
-def test_computes_only_the_gradients_asked_for(version, wanted):
-    case = conv(version, 2)
+@every_route
+def test_computes_only_the_gradients_asked_for(version, wanted, route):
+    case = conv(version, 2, **ROUTES[route])
     grad = torch.randn_like(case.op(*case))
     everything = conv_backward(*backward_arguments(case, grad, [True] * 5))
     mask = [index == wanted for index in range(5)]
@@ -136,8 +135,9 @@ def test_computes_only_the_gradients_asked_for(version, wanted):
         assert torch.equal(result, expected) if ask else result.shape == (0,)
 
 
-def test_keeps_its_inputs_only():
-    case = conv("gauss", 2, requires_grad=True)
+@every_route
+def test_keeps_its_inputs_only(route):
+    case = conv("gauss", 2, requires_grad=True, **ROUTES[route])
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         case.op(*case)
@@ -146,24 +146,41 @@ def test_keeps_its_inputs_only():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("axes", AXES)
-def test_half_inputs_with_float32_parameters(axes, dtype):
-    case = conv("gauss", axes, dtype=torch.float32, requires_grad=True)
+@every_route
+def test_half_inputs_with_float32_parameters(axes, dtype, route):
+    case = conv("gauss", axes, dtype=torch.float32, requires_grad=True, **ROUTES[route])
     case = case._replace(input=case.input.detach().to(dtype).requires_grad_())
     output = case.op(*case)
     assert output.dtype == dtype
-    # The kernel is built in float32 and rounded once; the rest is PyTorch's convolution in the input's dtype.
-    with torch.no_grad():
-        kernel = torch.ops.dcls.construct_kernel(*case[1:5], case.version).to(dtype)
-        convolution = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
-        expected = convolution(case.input, kernel, case.bias.to(dtype), case.stride, case.padding, 1, case.groups)
-    assert torch.equal(output, expected)
     output.float().sum().backward()
     wide = case.leaves(torch.float64)
-    wide.op(*wide).sum().backward()
+    wide_output = wide.op(*wide)
+    wide_output.sum().backward()
+    assert_within(output, wide_output, 0.02)
     for tensor, wide_tensor in zip(case.tensors, wide.tensors, strict=True):
         assert tensor.grad.dtype == tensor.dtype
-        scale = wide_tensor.grad.abs().max().item()
-        torch.testing.assert_close(tensor.grad.double(), wide_tensor.grad, rtol=0, atol=0.03 * scale)
+        assert_within(tensor.grad, wide_tensor.grad, 0.03)
+
+
+def assert_within(actual, expected, tolerance):
+    """Equal up to `tolerance` times the largest entry."""
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_construct_rounds_the_kernel_once(dtype):
+    case = conv("gauss", 2, dtype=torch.float32)
+    input = case.input.to(dtype)
+    kernel = torch.ops.dcls.construct_kernel(*case[1:5], case.version).to(dtype)
+    expected = F.conv2d(input, kernel, case.bias.to(dtype), case.stride, case.padding, 1, case.groups)
+    assert torch.equal(case.op(input, *case[1:]), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_im2col_rounds_the_output_once(dtype):
+    case = conv("gauss", 2, dtype=torch.float32, **ROUTES["im2col"])
+    input = case.input.to(dtype)
+    assert torch.equal(case.op(input, *case[1:]), case.op(input.float(), *case[1:]).to(dtype))
 
 
 @pytest.mark.parametrize("make_bias_half", [False, True])
@@ -198,8 +215,9 @@ def strides_of_significance(tensor):
     ],
     ids=["contiguous", "channels_last", "channels_last_columns", "channels_last_channels", "transposed", "expanded"],
 )
-def test_output_keeps_the_memory_format_of_the_input(layout, channels_last):
-    case = conv("v1", 2)
+@every_route
+def test_output_keeps_the_memory_format_of_the_input(layout, channels_last, route):
+    case = conv("v1", 2, **ROUTES[route])
     input = layout(torch.randn(1, 4, 9, 9, dtype=torch.float64)).requires_grad_()
     output = case.op(*case._replace(input=input))
     (grad_input,) = torch.autograd.grad(output.sum(), input)
@@ -210,34 +228,54 @@ def test_output_keeps_the_memory_format_of_the_input(layout, channels_last):
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_channels_last_3d():
-    case = conv("v1", 3)
+@every_route
+def test_channels_last_3d(route):
+    case = conv("v1", 3, **ROUTES[route])
     input = case.input.contiguous(memory_format=torch.channels_last_3d)
     output = case.op(*case._replace(input=input))
     assert output.is_contiguous(memory_format=torch.channels_last_3d)
     torch.testing.assert_close(output, case.op(*case), rtol=1e-12, atol=1e-12)
 
 
+def everything(case):
+    """The output and all gradients."""
+    output = case.op(*case)
+    return output, *torch.autograd.grad(output.square().sum(), case.tensors)
+
+
 @pytest.mark.parametrize("axes", AXES)
-def test_same_bits_every_time(axes):
-    # Not for any number of threads, as construct_kernel: PyTorch's own convolution does not promise that.
-    case = conv("gauss", axes, dtype=torch.float32, requires_grad=True)
-
-    def everything():
-        output = case.op(*case)
-        return output, *torch.autograd.grad(output.square().sum(), case.tensors)
-
-    first = everything()
+@every_route
+def test_same_bits_every_time(axes, route):
+    # "construct" does not promise more: PyTorch's own convolution rounds differently with another number of threads.
+    case = conv("gauss", axes, dtype=torch.float32, requires_grad=True, **ROUTES[route])
+    first = everything(case)
     for _ in range(20):
-        for result, expected in zip(everything(), first, strict=True):
+        for result, expected in zip(everything(case), first, strict=True):
+            assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 5, 5), (3, 8, 40, 40), (64, 8, 7, 7)], ids=str)
+@pytest.mark.parametrize("version", ["v1", "gauss"])
+def test_im2col_gives_the_same_bits_for_any_number_of_threads(shape, version):
+    kernel = parameters(
+        version, (9, 9), out_channels=16, in_channels=8, kernel_count=9, shared=True, dtype=torch.float32
+    )
+    input, bias = torch.randn(shape), torch.randn(16)
+    case = Conv(input, *kernel[:4], bias, (1, 1), (4, 4), 1, version, "im2col").leaves(torch.float32)
+    results = []
+    for threads in (1, 2, 3, 5):
+        with num_threads(threads):
+            results.append(everything(case))
+    for others in results[1:]:
+        for result, expected in zip(others, results[0], strict=True):
             assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("batched", ["input", "weight", "positions", "input and weight", "everything"])
-@pytest.mark.parametrize("shared", [False, True])
+@every_route
 @pytest.mark.parametrize("unbatched_input", [False, True])
-def test_vmap(batched, shared, unbatched_input):
-    case = conv("gauss", 2, shared=shared)
+def test_vmap(batched, route, unbatched_input):
+    case = conv("gauss", 2, **ROUTES[route])
     if unbatched_input:
         case = case._replace(input=case.input[0])
     names = case._fields if batched == "everything" else batched.split(" and ")
@@ -262,8 +300,9 @@ def test_vmap(batched, shared, unbatched_input):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_torch_func(version):
-    case = conv(version, 2)
+@every_route
+def test_torch_func(version, route):
+    case = conv(version, 2, **ROUTES[route])
     tensors = case.tensors
     argnums = tuple(range(len(tensors)))
 

@@ -1,0 +1,57 @@
+// The parameters of a kernel as the CPU kernels read them, and the choice of a kernel's template arguments.
+#pragma once
+
+#include "../checks.h"
+
+namespace dcls::cpu {
+
+// float16 and bfloat16 parameters are computed in float32.
+inline ScalarType compute_dtype(const Tensor& weight) {
+    return weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+template <typename T>
+struct Parameters {
+    const T *weight, *positions, *sigma;
+};
+
+// Contiguous parameters in the compute dtype.
+struct PreparedParameters {
+    Tensor weight, positions;
+    OptionalTensor sigma;
+
+    PreparedParameters(const Tensor& weight_, const Tensor& positions_, const OptionalTensor& sigma_, ScalarType dtype)
+        : weight(contiguous(cast(weight_, dtype))), positions(contiguous(cast(positions_, dtype))) {
+        if (sigma_.has_value()) {
+            sigma = contiguous(cast(*sigma_, dtype));
+        }
+    }
+
+    template <typename T>
+    Parameters<T> pointers() const {
+        return {weight.const_data_ptr<T>(), positions.const_data_ptr<T>(),
+                sigma.has_value() ? sigma->const_data_ptr<T>() : nullptr};
+    }
+};
+
+// Calls body.template operator()<version, T>() for the version and the compute type.
+template <typename T, typename Body>
+void dispatch_version(Version version, const Body& body) {
+    switch (version) {
+        case Version::v0:
+            return body.template operator()<Version::v0, T>();
+        case Version::v1:
+            return body.template operator()<Version::v1, T>();
+        case Version::max:
+            return body.template operator()<Version::max, T>();
+        case Version::gauss:
+            return body.template operator()<Version::gauss, T>();
+    }
+}
+
+template <typename Body>
+void dispatch(Version version, ScalarType dtype, const Body& body) {
+    dtype == ScalarType::Double ? dispatch_version<double>(version, body) : dispatch_version<float>(version, body);
+}
+
+}  // namespace dcls::cpu

@@ -1,0 +1,159 @@
+// Tiles of output pixels, and tensors read and written by tiles, whatever their dtype and strides.
+#pragma once
+
+#include "filter_factors.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+namespace dcls::cpu {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A box of pixels of some images. Its pixels are numbered image by image, the last axis fastest.
+struct Tile {
+    int64_t first_image, images;
+    Axes begin, size;
+
+    int64_t pixels() const { return images * size[0] * size[1] * size[2]; }
+};
+
+// The pixels of images [first_image, first_image + images) cut into boxes of at most max_pixels pixels and of about
+// the same size: as much of the last axis as fits, then of the axis before it, at last of the images.
+class Tiling {
+ public:
+    Tiling(int64_t first_image, int64_t images, const Axes& extent, int64_t max_pixels)
+        : first_image_(first_image), extent_{images, extent[0], extent[1], extent[2]} {
+        int64_t room = max_pixels;
+        for (int axis = kAxes; axis >= 0; --axis) {
+            const int64_t most = std::clamp<int64_t>(room, 1, std::max<int64_t>(extent_[axis], 1));
+            splits_[axis] = ceil_div(extent_[axis], most);
+            size_[axis] = splits_[axis] == 0 ? 0 : ceil_div(extent_[axis], splits_[axis]);
+            room = splits_[axis] == 1 ? room / size_[axis] : 1;
+        }
+    }
+
+    int64_t count() const { return splits_[0] * splits_[1] * splits_[2] * splits_[3]; }
+    // Of the largest tile.
+    int64_t max_pixels() const { return size_[0] * size_[1] * size_[2] * size_[3]; }
+    Axes size() const { return {size_[1], size_[2], size_[3]}; }
+
+    Tile operator[](int64_t index) const {
+        std::array<int64_t, 4> begin{}, size{};
+        for (int axis = kAxes; axis >= 0; --axis) {
+            begin[axis] = index % splits_[axis] * size_[axis];
+            // Rounding up can leave the last boxes short, or with nothing.
+            size[axis] = std::clamp<int64_t>(extent_[axis] - begin[axis], 0, size_[axis]);
+            index /= splits_[axis];
+        }
+        return {first_image_ + begin[0], size[0], {begin[1], begin[2], begin[3]}, {size[1], size[2], size[3]}};
+    }
+
+ private:
+    int64_t first_image_;
+    std::array<int64_t, 4> extent_, splits_{}, size_{};
+};
+
+// A tensor (N, C, *spatial) of any floating dtype and any strides.
+class Planes {
+ public:
+    explicit Planes(const Tensor& tensor)
+        : data_(tensor.data_ptr()),
+          dtype_(tensor.scalar_type()),
+          image_stride_(tensor.stride(0)),
+          channel_stride_(tensor.stride(1)) {
+        const auto spatial = static_cast<int>(tensor.dim()) - 2;
+        for (int axis = kAxes - 1; axis >= 0; --axis) {
+            const int dim = axis - kAxes + spatial + 2;
+            extent_[axis] = dim >= 2 ? tensor.size(dim) : 1;
+            stride_[axis] = dim >= 2 ? tensor.stride(dim) : extent_[axis + 1] * stride_[axis + 1];
+        }
+    }
+
+    // `count` pixels from (z, y, x) on along the last axis.
+    template <typename T>
+    void read(int64_t image, int64_t channel, int64_t z, int64_t y, int64_t x, int64_t count, T* out) const {
+        visit(offset(image, channel, z, y, x),
+              [&](const auto* from, int64_t stride) { copy(from, stride, count, out, 1); });
+    }
+
+    template <typename T>
+    void read(int64_t channel, const Tile& tile, T* out) const {
+        for_each_run(channel, tile, [&](int64_t at, int64_t pixel, int64_t count) {
+            visit(at, [&](const auto* from, int64_t stride) { copy(from, stride, count, out + pixel, 1); });
+        });
+    }
+
+    template <typename T>
+    void write(int64_t channel, const Tile& tile, const T* in) const {
+        for_each_run(channel, tile, [&](int64_t at, int64_t pixel, int64_t count) {
+            visit(at, [&](auto* to, int64_t stride) { copy(in + pixel, 1, count, to, stride); });
+        });
+    }
+
+ private:
+    int64_t offset(int64_t image, int64_t channel, int64_t z, int64_t y, int64_t x) const {
+        return image * image_stride_ + channel * channel_stride_ + z * stride_[0] + y * stride_[1] + x * stride_[2];
+    }
+
+    // body(offset in the tensor, number of the pixel in the tile, count) for runs of pixels of even stride: rows, or
+    // planes and volumes where they lie together.
+    template <typename Body>
+    void for_each_run(int64_t channel, const Tile& tile, const Body& body) const {
+        Axes outer = tile.size;
+        int64_t count = 1;
+        for (int axis = kAxes - 1; axis >= 0; --axis) {
+            count *= outer[axis];
+            outer[axis] = 1;
+            const bool together =
+                axis > 0 && tile.size[axis] == extent_[axis] && stride_[axis - 1] == extent_[axis] * stride_[axis];
+            if (!together) {
+                break;
+            }
+        }
+        int64_t pixel = 0;
+        for (int64_t n = 0; n < tile.images; ++n) {
+            for (int64_t z = 0; z < outer[0]; ++z) {
+                for (int64_t y = 0; y < outer[1]; ++y) {
+                    body(offset(tile.first_image + n, channel, tile.begin[0] + z, tile.begin[1] + y, tile.begin[2]),
+                         pixel, count);
+                    pixel += count;
+                }
+            }
+        }
+    }
+
+    template <typename Body>
+    void visit(int64_t at, const Body& body) const {
+        switch (dtype_) {
+            case ScalarType::Double:
+                return body(static_cast<double*>(data_) + at, stride_[2]);
+            case ScalarType::Float:
+                return body(static_cast<float*>(data_) + at, stride_[2]);
+            case ScalarType::Half:
+                return body(static_cast<torch::headeronly::Half*>(data_) + at, stride_[2]);
+            default:
+                return body(static_cast<torch::headeronly::BFloat16*>(data_) + at, stride_[2]);
+        }
+    }
+
+    template <typename From, typename To>
+    static void copy(const From* from, int64_t from_stride, int64_t count, To* to, int64_t to_stride) {
+        if (from_stride == 1 && to_stride == 1) {
+            for (int64_t j = 0; j < count; ++j) {
+                to[j] = static_cast<To>(from[j]);
+            }
+        } else {
+            for (int64_t j = 0; j < count; ++j) {
+                to[j * to_stride] = static_cast<To>(from[j * from_stride]);
+            }
+        }
+    }
+
+    void* data_;
+    ScalarType dtype_;
+    int64_t image_stride_, channel_stride_;
+    Axes extent_{}, stride_{};
+};
+
+}  // namespace dcls::cpu
