@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
 CPP := $(wildcard csrc/*.* csrc/*/*.*)
-LINTED := dcls_ops tests benchmarks examples
+LINTED := dcls_ops python tests benchmarks examples
 
 .PHONY: demo test lint format bench-construction wheel cuda clean
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from dcls_ops.nn import Dcls2d, DclsLayer
+from dcls_ops.nn import DclsLayer
 
 __all__ = ["fold"]
 
-_FORWARDS = (DclsLayer.forward, Dcls2d.forward)
+# The packages whose layers do nothing but convolve.
+_PACKAGES = ("dcls_ops", "DCLS")
 
 # Any: nn.ConvNd is annotated for tuples of its own length.
 _CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -17,7 +18,7 @@ _CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def _folded(layer: DclsLayer) -> nn.Module:
     # A convolution would not do what these do.
-    if type(layer).forward not in _FORWARDS:
+    if type(layer).forward.__module__.split(".")[0] not in _PACKAGES:
         raise ValueError(f"fold() cannot fold {type(layer).__name__}, which has a forward of its own")
     if layer._forward_hooks or layer._forward_pre_hooks:
         raise ValueError(f"fold() cannot fold a {type(layer).__name__} with forward hooks; remove them first")

@@ -7,13 +7,14 @@ d is the number of axes along which positions are learned.
 Parameters of a layer:
 
 - ``weight``: (O, I/g, K);
-- ``P``: (d, O, I/g, K), positions in taps along the input's own axes; 0 is the middle, tap ``extent // 2``;
+- ``P``: (d, O, I/g, K), or (d, 1, I/g, K) where out channels share them; positions in taps along the input's own axes;
+  0 is the middle, tap ``extent // 2``;
 - ``SIG``: like P, from which the interpolation's width is computed (:attr:`sigma`); None for "v0" and "v1";
 - ``bias``: (O,), or None.
 """
 
 import math
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +64,9 @@ class DclsLayer(nn.Module):
         bias: bool,
         padding_mode: str,
         version: str,
-        device: Any,
-        dtype: torch.dtype | None,
+        shared_positions: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if version not in VERSIONS:
@@ -108,7 +110,7 @@ class DclsLayer(nn.Module):
 
         filters = (out_channels, in_channels // groups, *self.dense_kernel_size, self.kernel_count)
         self.weight = parameter(*filters)
-        self.P = parameter(learned_axes, *filters)
+        self.P = parameter(learned_axes, 1 if shared_positions else out_channels, *filters[1:])
         self.register_parameter("SIG", parameter(*self.P.shape) if has_sigma(version) else None)
         self.register_parameter("bias", parameter(out_channels) if bias else None)
         self.reset_parameters()
@@ -121,7 +123,7 @@ class DclsLayer(nn.Module):
     @property
     def sigma(self) -> Tensor | None:
         """Effective width of every element in taps, in the shape of P: \\|SIG\\| + 1 for "max", + 0.27 for "gauss"."""
-        if self.SIG is None:
+        if self.SIG is None or not has_sigma(self.version):
             return None
         # Not abs(): its derivative at 0 is 0, and there SIG would never start to learn.
         magnitude = torch.where(self.SIG >= 0, self.SIG, -self.SIG)
@@ -133,10 +135,13 @@ class DclsLayer(nn.Module):
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
+        self._reset_positions()
+        if self.SIG is not None:
+            nn.init.constant_(self.SIG, _INITIAL_SIG.get(self.version, 0.0))
+
+    def _reset_positions(self) -> None:
         nn.init.normal_(self.P, 0, 0.5)
         self.clamp_parameters()
-        if self.SIG is not None:
-            nn.init.constant_(self.SIG, _INITIAL_SIG[self.version])
 
     @torch.no_grad()
     def clamp_parameters(self) -> None:
@@ -157,8 +162,11 @@ class DclsLayer(nn.Module):
         return kernel.view(*self.weight.shape[:2], *self.kernel_size)
 
     def forward(self, input: Tensor) -> Tensor:
+        return self._convolve(input, self.construct_kernel(), self.bias)
+
+    def _convolve(self, input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        """PyTorch's convolution with a dense kernel."""
         padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
-        kernel, bias = self.construct_kernel(), cast("Tensor | None", self.bias)
         # The operators' rule: half inputs are convolved in their own dtype, whatever the parameters are. All else that
         # does not fit is for PyTorch's convolution to refuse.
         if input.dtype in (torch.float16, torch.bfloat16) and kernel.dtype != torch.float64:
@@ -203,6 +211,7 @@ class _DclsNd(DclsLayer):
         padding_mode: str = "zeros",
         version: str = "gauss",
         *,
+        shared_positions: bool = False,
         method: str = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -219,11 +228,15 @@ class _DclsNd(DclsLayer):
             bias=bias,
             padding_mode=padding_mode,
             version=version,
+            shared_positions=shared_positions,
             device=device,
             dtype=dtype,
         )
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        if method == "im2col" and not shared_positions:
+            raise ValueError("method 'im2col' needs shared_positions=True, got False")
+        self.shared_positions = shared_positions
         self.method = method
 
     def forward(self, input: Tensor) -> Tensor:
@@ -244,7 +257,12 @@ class _DclsNd(DclsLayer):
         )
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + (f", method={self.method!r}" if self.method != "auto" else "")
+        parts = [super().extra_repr()]
+        if self.shared_positions:
+            parts.append("shared_positions=True")
+        if self.method != "auto":
+            parts.append(f"method={self.method!r}")
+        return ", ".join(parts)
 
 
 class Dcls1d(_DclsNd):
@@ -277,6 +295,8 @@ class Dcls2d(_DclsNd):
         bias: whether a learned bias is added.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
         version: the interpolation, "v0", "v1", "max" or "gauss" (:func:`dcls_ops.functional.construct_kernel`).
+        shared_positions: whether all out channels have the same positions; ``P`` is then (d, 1, I/g, K). Far faster for
+            sparse kernels with many out channels, whatever their extent.
         method: how the convolution is computed (:func:`dcls_ops.functional.conv2d`).
 
     Raises:

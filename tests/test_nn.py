@@ -51,7 +51,8 @@ def test_parameters(cls, arguments, kernel_size, version):
     layer = cls(4, 6, 3, groups=2, version=version, **arguments)
     filters = (6, 2, *layer.dense_kernel_size, 3)
     assert layer.weight.shape == filters
-    assert layer.P.shape == (len(layer.dilated_kernel_size), *filters)
+    position_filters = (1, *filters[1:]) if arguments.get("shared_positions") else filters
+    assert layer.P.shape == (len(layer.dilated_kernel_size), *position_filters)
     assert (layer.SIG is not None) == (version in ("max", "gauss"))
     # Squared, so that the gradient is not the same for every output.
     layer(torch.randn(2, 4, *[8] * len(kernel_size))).square().sum().backward()
@@ -85,7 +86,8 @@ def test_parameters(cls, arguments, kernel_size, version):
         ({"stride": 0}, "stride must be positive, got (0, 0)"),
         ({"dilated_kernel_size": 7.0}, "dilated_kernel_size must be an int or 2 ints, got 7.0"),
         ({"dilated_kernel_size": (7.5, 7)}, "dilated_kernel_size must be an int or 2 ints, got (7.5, 7)"),
-        ({"method": "winograd"}, "method must be one of auto, construct, got 'winograd'"),
+        ({"method": "winograd"}, "method must be one of auto, construct, im2col, got 'winograd'"),
+        ({"method": "im2col"}, "method 'im2col' needs shared_positions=True, got False"),
         ({"in_channels": 0}, "in_channels must be positive, got 0"),
         ({"out_channels": 0}, "out_channels must be positive, got 0"),
         ({"padding": (1, 2, 3)}, "padding must be an int or 2 ints, got (1, 2, 3)"),

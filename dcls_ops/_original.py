@@ -1,0 +1,62 @@
+"""The conventions of the original package (DCLS 0.1.1), where they differ from ours: its order of axes and its centres.
+
+``P[i]`` of the original does not always move elements along axis i, and it counts from the middle of axis i even where
+it moves them along another one: from tap ``L[i] // 2``, where L is ``dilated_kernel_size``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dcls_ops._checks import has_sigma
+
+#: The narrowest width: sigma = |SIG| + this.
+SMALLEST_SIGMA = {"max": 1.0, "gauss": 0.27}
+
+#: The same for Dcls2_1d.
+SMALLEST_SIGMA_2_1D = {"max": 1.0, "gauss": 1.0}
+
+
+def axis_order(axes: int, version: str) -> tuple[int, ...]:
+    """For every axis of the input, which of the original's positions moves elements along it."""
+    if version == "v0":
+        return {1: (0,), 2: (0, 1), 3: (0, 2, 1)}[axes]
+    return tuple(reversed(range(axes)))
+
+
+def in_input_order(tensor: Tensor, version: str) -> Tensor:
+    """P or SIG of the original, (d, ...), in the order of the input's axes."""
+    order = axis_order(tensor.shape[0], version)
+    return tensor if order == tuple(range(len(order))) else torch.stack([tensor[index] for index in order])
+
+
+def positions_of(P: Tensor, kernel_size: Sequence[int], version: str) -> Tensor:
+    """Positions as our operators take them, from P of the original."""
+    order = axis_order(len(kernel_size), version)
+    shifts = [kernel_size[index] // 2 - extent // 2 for index, extent in zip(order, kernel_size, strict=True)]
+    positions = in_input_order(P, version)
+    if not any(shifts):
+        return positions
+    return torch.stack([axis + shift for axis, shift in zip(positions, shifts, strict=True)])
+
+
+def position_bounds(kernel_size: Sequence[int], version: str) -> list[tuple[int, int]]:
+    """The least and the largest value of each of the original's positions: as it clamps them, but at existing taps."""
+    order = axis_order(len(kernel_size), version)
+    bounds = []
+    for index, extent in enumerate(kernel_size):
+        moved_extent = kernel_size[order.index(index)]
+        bounds.append((-(extent // 2), min(extent // 2, moved_extent - 1 - extent // 2)))
+    return bounds
+
+
+def sigma_of(SIG: Tensor | None, version: str, smallest: dict[str, float] = SMALLEST_SIGMA) -> Tensor | None:
+    """Effective widths as our operators take them, from SIG of the original; None where the version has none."""
+    if not has_sigma(version):
+        return None
+    if SIG is None:
+        raise ValueError(f"version '{version}' needs SIG, which a layer made with version 'v0' or 'v1' does not have")
+    ordered = in_input_order(SIG, version)
+    # Not abs(): its derivative at 0 is 0, and there SIG would never start to learn.
+    return torch.where(ordered >= 0, ordered, -ordered) + smallest[version]

@@ -1,0 +1,157 @@
+"""The layers of 2021: elements that start on a regular dilated grid, from where learned positions move them."""
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from dcls_ops import functional
+from dcls_ops._arguments import Size, pad, padding_per_side, to_tuple
+
+_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class DilatedNd(nn.Module):
+    """The base class: one parameter of positions for each axis, in the units of `scaling` taps."""
+
+    #: The number of spatial axes.
+    axes: ClassVar[int]
+    #: Whether all out channels have the same positions.
+    shared_positions: ClassVar[bool] = False
+
+    weight: Parameter
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}")
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
+            )
+        if not gain > 0:
+            raise ValueError(f"gain must be positive, got {gain}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = to_tuple("kernel_size", kernel_size, self.axes)
+        self.stride = to_tuple("stride", stride, self.axes)
+        self.padding = padding if isinstance(padding, str) else to_tuple("padding", padding, self.axes)
+        self.dilation = to_tuple("dilation", dilation, self.axes)
+        self.groups = groups
+        self.padding_mode = padding_mode
+        self.gain = gain
+        for name in ("kernel_size", "stride", "dilation"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if any(amount < 0 for side in self._padding_per_side() for amount in side):
+            raise ValueError(f"padding must be non-negative, got {self.padding}")
+
+        filters = (in_channels // groups, *self.kernel_size)
+        self.weight = Parameter(torch.empty(out_channels, *filters))
+        for name in self._position_names():
+            self.register_parameter(
+                name, Parameter(torch.empty(filters if self.shared_positions else (out_channels, *filters)))
+            )
+        self.register_parameter("bias", Parameter(torch.empty(out_channels)) if bias else None)
+        self.reset_parameters()
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """The extent of the dense kernel."""
+        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+
+    @property
+    def scaling(self) -> float:
+        """The number of taps by which a position of 1 moves an element."""
+        return self.gain * math.sqrt(self.weight[0].numel())
+
+    def reset_parameters(self) -> None:
+        """Draws weight and bias as ``nn.ConvNd``, and positions that spread by half the dilation."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+        for parameter, dilation in zip(self._position_parameters(), self.dilation, strict=True):
+            nn.init.normal_(parameter, 0, dilation / 2 / self.scaling)
+
+    def construct_kernel(self) -> Tensor:
+        """The dense kernel (O, I/g, *extent), differentiable."""
+        if self._is_plain():
+            return self.weight
+        return functional.construct_kernel(self.weight.flatten(2), self._positions(), self.extent, version="v0")
+
+    def forward(self, input: Tensor) -> Tensor:
+        padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
+        if self._is_plain():
+            plain = (F.conv1d, F.conv2d, F.conv3d)[self.axes - 1]
+            output: Tensor = plain(padded, self.weight, self.bias, self.stride, padding, 1, self.groups)
+            return output
+        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.axes - 1]
+        return convolution(
+            padded,
+            self.weight.flatten(2),
+            self._positions(),
+            self.extent,
+            bias=self.bias,
+            stride=self.stride,
+            padding=padding,
+            groups=self.groups,
+            version="v0",
+        )
+
+    def extra_repr(self) -> str:
+        parts = [
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}",
+            f"padding={self.padding!r}, dilation={self.dilation}",
+        ]
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        if self.padding_mode != "zeros":
+            parts.append(f"padding_mode={self.padding_mode!r}")
+        if self.gain != 1:
+            parts.append(f"gain={self.gain}")
+        return ", ".join(parts)
+
+    def _is_plain(self) -> bool:
+        """With dilation 1 there is no room between elements to move in."""
+        return all(dilation == 1 for dilation in self.dilation)
+
+    def _position_names(self) -> tuple[str, ...]:
+        return ("P",) if self.axes == 1 else ("P_d", "P_h", "P_w")[-self.axes :]
+
+    def _position_parameters(self) -> Iterator[Parameter]:
+        return (getattr(self, name) for name in self._position_names())
+
+    def _positions(self) -> Tensor:
+        """(d, O or 1, I/g, K), in taps from the middle of the kernel; held inside it."""
+        positions = []
+        for axis, parameter in enumerate(self._position_parameters()):
+            count, dilation, extent = self.kernel_size[axis], self.dilation[axis], self.extent[axis]
+            grid = torch.arange(count, dtype=parameter.dtype, device=parameter.device) * dilation
+            grid = grid.view(-1, *[1] * (self.axes - 1 - axis))
+            taps = (parameter * self.scaling + grid).clamp(0, extent - 1)
+            positions.append(taps - extent // 2)
+        stacked = torch.stack(positions).flatten(-self.axes)
+        return stacked.unsqueeze(1) if self.shared_positions else stacked
+
+    def _padding_per_side(self) -> tuple[tuple[int, int], ...]:
+        return padding_per_side(self.padding, self.extent, self.stride)

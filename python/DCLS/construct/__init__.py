@@ -1,0 +1,1 @@
+"""Layers of the original package that construct a dense kernel."""

@@ -1,0 +1,1 @@
+"""Layers of 2021 whose out channels share positions."""
