@@ -6,6 +6,7 @@ Importing the package defines ``torch.ops.dcls.*``. Layers are in :mod:`dcls_ops
 
 from importlib.metadata import version as _version
 
+from dcls_ops import convert as convert
 from dcls_ops import deploy as deploy
 from dcls_ops import functional as functional
 from dcls_ops import nn as nn

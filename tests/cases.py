@@ -23,6 +23,17 @@ LAYERS = [
     (Dcls2dK1d, {"dilated_kernel_size": 5, "flat_dim": 1}, (5, 1)),
 ]
 
+
+def randomise(layer):
+    """Parameters as training may leave them: positions up to a tap beyond their bounds, widths of either sign."""
+    with torch.no_grad():
+        for positions, extent in zip(layer.P, layer.dilated_kernel_size, strict=True):
+            positions.uniform_(-(extent // 2) - 1, extent // 2 + 1)
+        if layer.SIG is not None:
+            layer.SIG.uniform_(-1, 1.5)
+    return layer
+
+
 VERSIONS = ("v0", "v1", "max", "gauss")
 AXES = (1, 2, 3)
 

@@ -1,5 +1,7 @@
 """The package as it is installed: libraries, wheel tag, command line."""
 
+import importlib
+import os
 import re
 import subprocess
 import sys
@@ -58,8 +60,24 @@ def test_a_missing_library_is_explained():
     assert "ImportError: dcls_ops: the operator library libdcls.so is missing" in process.stderr
 
 
-def test_typed():
-    assert (Path(dcls_ops.__file__).parent / "py.typed").exists()
+@pytest.mark.parametrize("package", ["dcls_ops", "DCLS"])
+def test_typed(package):
+    assert (Path(importlib.import_module(package).__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("path", ["DCLS", "DCLS.construct.modules", "DCLS.construct.modules.Dcls", "DCLS.modules.Dcls"])
+@pytest.mark.parametrize("is_installed", [False, True])
+def test_warns_where_the_original_is_installed_too(tmp_path, path, is_installed):
+    if is_installed:
+        metadata = tmp_path / "DCLS-0.1.1.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text("Metadata-Version: 2.1\nName: DCLS\nVersion: 0.1.1\n")
+    command = [sys.executable, "-c", f"import {path}"]
+    process = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert process.stderr.count("the original DCLS 0.1.1 is installed too") == is_installed
+    assert process.stderr.count("pip uninstall --yes DCLS dcls_ops") == is_installed
 
 
 README = Path(__file__).parents[1] / "README.md"

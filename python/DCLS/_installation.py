@@ -9,8 +9,7 @@ except PackageNotFoundError:
     pass
 else:
     warnings.warn(
-        f"the original DCLS {_original} is installed too, and both own the folder DCLS: which one is imported, and "
-        "whether uninstalling one breaks the other, is left to chance. Keep this one with:\n"
-        "    pip uninstall --yes DCLS dcls_ops && pip install dcls_ops",
+        f"the original DCLS {_original} is installed too, and both own the folder DCLS: files of either may be missing or "
+        "be the other's. To keep this one, run\n    pip uninstall --yes DCLS dcls_ops\nand install dcls_ops again.",
         stacklevel=2,
     )

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from cases import VERSIONS
+from cases import VERSIONS, randomise
 from DCLS.construct import modules
 from torch import nn
 
@@ -49,16 +49,6 @@ def draw(seed):
     smallest = {"Dcls1d": 25, "Dcls3d": 6}.get(name, 12)
     size = [rng.randint(smallest, smallest + 4) for _ in range(axes)]
     return name, arguments, torch.randn(rng.choice([1, 2, 3]), arguments["in_channels"], *size)
-
-
-def randomise(layer):
-    """Parameters as training may leave them: positions up to a tap beyond their bounds, widths of either sign."""
-    with torch.no_grad():
-        for positions, extent in zip(layer.P, layer.dilated_kernel_size, strict=True):
-            positions.uniform_(-(extent // 2) - 1, extent // 2 + 1)
-        if layer.SIG is not None:
-            layer.SIG.uniform_(-1, 1.5)
-    return layer
 
 
 def pair(original, name, arguments):

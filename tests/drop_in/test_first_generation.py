@@ -1,0 +1,218 @@
+"""The layers of 2021: DCLS.modules.Dcls (shared positions) and DCLS.construct.modules.Dcls (positions per filter)."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from DCLS.construct import modules
+from DCLS.construct.modules.Dcls import Dcls1d, Dcls2d, Dcls3d
+from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
+from torch import nn
+
+LAYERS = {"im2col": SharedDcls2d, "construct": Dcls2d}
+
+# The calls that the package of that time documents.
+DOCUMENTED = [
+    ((16, 33, 3), {"dilation": 4, "stride": 2}),
+    ((16, 33, (3, 5)), {"dilation": 4, "stride": (2, 1), "padding": (4, 2)}),
+    ((16, 33, (3, 5)), {"stride": (2, 1), "padding": (4, 2), "dilation": (3, 2)}),
+    ((16, 33, 3), {"dilation": 4, "stride": 2, "gain": 10}),
+]
+
+every_layer = pytest.mark.parametrize("kind", LAYERS)
+
+
+def convolution_like(layer):
+    """nn.ConvNd with the layer's settings and parameters."""
+    cls = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(layer.kernel_size) - 1]
+    convolution = cls(
+        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
+        layer.groups, layer.bias is not None, layer.padding_mode,
+    )  # fmt: skip
+    convolution.load_state_dict({key: value for key, value in layer.state_dict().items() if not key.startswith("P")})
+    return convolution
+
+
+def set_positions(layer, function):
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name.startswith("P"):
+                function(parameter)
+    return layer
+
+
+@every_layer
+@pytest.mark.parametrize(("arguments", "settings"), DOCUMENTED)
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+def test_documented_calls_train(kind, arguments, settings, autocast):
+    m = LAYERS[kind](*arguments, **settings)
+    input = torch.randn(20, 16, 50, 100)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = m(input)
+    assert output.dtype == (torch.bfloat16 if autocast else torch.float32)
+    assert output.shape == convolution_like(m)(input).shape
+    output.float().square().mean().backward()
+    assert {name for name, _ in m.named_parameters()} == {"weight", "P_h", "P_w", "bias"}
+    for name, parameter in m.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@every_layer
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("arguments", "settings"), DOCUMENTED)
+def test_documented_calls_on_cuda(kind, arguments, settings):
+    m = LAYERS[kind](*arguments, **settings).cuda()
+    output = m(torch.randn(20, 16, 50, 100, device="cuda"))
+    output.square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in m.parameters())
+
+
+@pytest.mark.parametrize(
+    ("cls", "size", "shapes"),
+    [
+        (SharedDcls2d, (3, 5), {"P_h": (4, 3, 5), "P_w": (4, 3, 5)}),
+        (Dcls1d, (3,), {"P": (6, 4, 3)}),
+        (Dcls2d, (3, 5), {"P_h": (6, 4, 3, 5), "P_w": (6, 4, 3, 5)}),
+        (Dcls3d, (3, 2, 5), {"P_d": (6, 4, 3, 2, 5), "P_h": (6, 4, 3, 2, 5), "P_w": (6, 4, 3, 2, 5)}),
+    ],
+)
+def test_parameters(cls, size, shapes):
+    layer = cls(8, 6, size, dilation=3, groups=2)
+    expected = {"weight": (6, 4, *size), **shapes, "bias": (6,)}
+    assert {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()} == expected
+
+
+SETTINGS = [
+    {},
+    {"stride": 2, "padding": 3},
+    {"groups": 2, "bias": False, "padding": "same"},
+    {"padding": 2, "padding_mode": "circular"},
+    {"padding": 1, "padding_mode": "reflect", "stride": 3, "groups": 4},
+]
+
+
+@pytest.mark.parametrize(("cls", "axes"), [(SharedDcls2d, 2), (Dcls1d, 1), (Dcls2d, 2), (Dcls3d, 3)])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("kernel_size", [2, 3])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # PyTorch's, on its own layers
+def test_unmoved_it_is_an_ordinary_convolution(cls, axes, settings, dilation, kernel_size):
+    layer = set_positions(cls(4, 8, kernel_size, dilation=dilation, **settings), torch.nn.init.zeros_)
+    input = torch.randn(2, 4, *[11] * axes)
+    torch.testing.assert_close(layer(input), convolution_like(layer)(input))
+
+
+@every_layer
+def test_with_dilation_1_nothing_moves(kind):
+    layer = LAYERS[kind](4, 8, 3, padding=1)
+    input = torch.randn(2, 4, 9, 9)
+    assert torch.equal(layer(input), convolution_like(layer)(input))
+
+
+def read_bilinearly(image, y, x):
+    """The value of a (height, width) image at real coordinates; zero outside of it."""
+    value = 0.0
+    for row, column in itertools.product((math.floor(y), math.floor(y) + 1), (math.floor(x), math.floor(x) + 1)):
+        if 0 <= row < image.shape[0] and 0 <= column < image.shape[1]:
+            value += (1 - abs(y - row)) * (1 - abs(x - column)) * image[row, column].item()
+    return value
+
+
+@every_layer
+@pytest.mark.parametrize("gain", [1.0, 0.5])
+def test_elements_read_the_input_where_they_are(kind, gain):
+    layer = LAYERS[kind](2, 3, (2, 3), stride=(1, 2), padding=(1, 0), dilation=(3, 2), gain=gain, bias=False).double()
+    scaling = gain * math.sqrt(2 * 2 * 3)
+    image = torch.randn(2, 6, 9, dtype=torch.float64)
+    output = layer(image[None])[0]
+    expected = torch.zeros_like(output)
+    for o, i, a, b in itertools.product(range(3), range(2), range(2), range(3)):
+        at = (i, a, b) if kind == "im2col" else (o, i, a, b)
+        down = min(max(3 * a + scaling * layer.P_h[at].item(), 0), 3)
+        right = min(max(2 * b + scaling * layer.P_w[at].item(), 0), 4)
+        for y, x in itertools.product(range(output.shape[1]), range(output.shape[2])):
+            value = read_bilinearly(image[i], y - 1 + down, 2 * x + right)
+            expected[o, y, x] += layer.weight[o, i, a, b].item() * value
+    torch.testing.assert_close(output, expected)
+
+
+def test_shared_positions_sum_their_gradients_over_out_channels():
+    shared, apart = SharedDcls2d(4, 6, 3, dilation=4, groups=2), Dcls2d(4, 6, 3, dilation=4, groups=2)
+    state = shared.state_dict()
+    apart.load_state_dict(
+        {key: value.expand(6, *value.shape).clone() if key.startswith("P") else value for key, value in state.items()}
+    )
+    input = torch.randn(2, 4, 20, 20)
+    torch.testing.assert_close(shared(input), apart(input))
+    grad = torch.randn_like(shared(input))
+    for layer in (shared, apart):
+        layer(input).backward(grad)
+    torch.testing.assert_close(shared.weight.grad, apart.weight.grad)
+    torch.testing.assert_close(shared.P_h.grad, apart.P_h.grad.sum(0))
+    torch.testing.assert_close(shared.P_w.grad, apart.P_w.grad.sum(0))
+
+
+@every_layer
+def test_positions_start_around_the_grid(kind):
+    layer = LAYERS[kind](64, 64, 3, dilation=(4, 6), gain=2.0)
+    scaling = 2.0 * math.sqrt(3 * 3 * 64)
+    assert (layer.P_h * scaling).std().item() == pytest.approx(2, rel=0.1)
+    assert (layer.P_w * scaling).std().item() == pytest.approx(3, rel=0.1)
+
+
+@every_layer
+def test_elements_stay_inside_the_kernel(kind):
+    layer = set_positions(LAYERS[kind](4, 8, 3, dilation=4, padding=4), lambda p: p.normal_(0, 100))
+    kernel = layer.construct_kernel()
+    assert kernel.shape == (8, 4, 9, 9)
+    torch.testing.assert_close(kernel.sum((2, 3)), layer.weight.sum((2, 3)))
+
+
+@every_layer
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_compiles_and_exports(kind, dilation):
+    layer = LAYERS[kind](4, 8, 3, dilation=dilation, padding=4)
+    input = torch.randn(2, 4, 12, 12)
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True)(input), layer(input))
+    torch.testing.assert_close(torch.export.export(layer, (input,)).module()(input), layer(input))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kernel_size": (3, 3, 3)}, "kernel_size must be an int or 2 ints, got (3, 3, 3)"),
+        ({"dilation": 0}, "dilation must be positive, got (0, 0)"),
+        ({"padding": -1}, "padding must be non-negative, got (-1, -1)"),
+        ({"groups": 3}, "groups must divide in_channels 4 and out_channels 8, got 3"),
+        ({"padding_mode": "same"}, "padding_mode must be one of zeros, reflect, replicate, circular, got 'same'"),
+        ({"gain": 0}, "gain must be positive, got 0"),
+    ],
+)
+def test_says_what_is_wrong(settings, message):
+    with pytest.raises(ValueError, match="must") as error:
+        SharedDcls2d(4, 8, **{"kernel_size": 3, **settings})
+    assert str(error.value) == message
+
+
+def test_repr():
+    assert repr(SharedDcls2d(4, 8, 3, dilation=4, gain=2.0, groups=2, bias=False, padding_mode="circular")) == (
+        "Dcls2d(4, 8, kernel_size=(3, 3), stride=(1, 1), padding=(0, 0), dilation=(4, 4), groups=2, bias=False, "
+        "padding_mode='circular', gain=2.0)"
+    )
+
+
+# In 2022 the same path held the later generation, and code still tries it first.
+
+
+@pytest.mark.parametrize("cls", [Dcls1d, Dcls2d, Dcls3d])
+def test_path_serves_both_generations(cls):
+    later = getattr(modules, cls.__name__)
+    layer = cls(8, 8, kernel_count=3, dilated_kernel_size=7, padding=3, groups=8, version="v0")
+    assert type(layer) is later
+    assert isinstance(layer, cls)
+    dilated = cls(8, 8, 3, dilation=2)
+    assert isinstance(dilated, cls)
+    assert not isinstance(dilated, later)
+    assert not isinstance(nn.Identity(), cls)

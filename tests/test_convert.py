@@ -1,0 +1,95 @@
+"""Checkpoints of the original package in layers of dcls_ops.nn."""
+
+import pytest
+import torch
+from cases import VERSIONS, randomise
+
+from dcls_ops import nn
+from dcls_ops.convert import load_original
+
+# Extents: square, not square, even.
+LAYERS = [
+    ("Dcls1d", {"dilated_kernel_size": 8}, 1),
+    ("Dcls2d", {"dilated_kernel_size": 7}, 2),
+    ("Dcls2d", {"dilated_kernel_size": (4, 9)}, 2),
+    ("Dcls3d", {"dilated_kernel_size": 4}, 3),
+    ("Dcls3d", {"dilated_kernel_size": (3, 8, 5)}, 3),
+    ("Dcls3_1d", {"dense_kernel_size": (2, 3), "dilated_kernel_size": 7}, 3),
+    ("Dcls2dK1d", {"dilated_kernel_size": 7, "flat_dim": 0}, 2),
+    ("Dcls2dK1d", {"dilated_kernel_size": 6, "flat_dim": 1}, 2),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "axes"), LAYERS, ids=str)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_computes_what_the_original_did(original, name, arguments, axes, version):
+    if (name, version) == ("Dcls3_1d", "v0"):
+        return  # the original has none
+    arguments = {**arguments, "kernel_count": 3, "groups": 2, "version": version}
+    theirs = randomise(getattr(original, name)(4, 6, **arguments)).double()
+    if "flat_dim" in arguments:
+        arguments["flat_dim"] = 1 - arguments["flat_dim"]  # the original counts from the last axis
+    model = torch.nn.Sequential(torch.nn.ReLU(), getattr(nn, name)(4, 6, **arguments)).double()
+    assert load_original(model, torch.nn.Sequential(torch.nn.ReLU(), theirs).state_dict()) is model
+    input = torch.randn(2, 4, *[10] * axes, dtype=torch.float64)
+    torch.testing.assert_close(model(input), theirs(input.relu()), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("version", ["v1", "max", "gauss"])
+def test_dcls2_1d(version):
+    from DCLS.construct import modules
+
+    arguments = {"kernel_count": 3, "dense_kernel_size": 2, "dilated_kernel_size": 7, "version": version}
+    theirs = randomise(modules.Dcls2_1d(4, 6, **arguments)).double()
+    state = {**theirs.state_dict(), "DCK.IDX": torch.zeros(1), "DCK.lim": torch.zeros(1)}
+    ours = load_original(nn.Dcls2_1d(4, 6, **arguments).double(), state)
+    input = torch.randn(2, 4, 6, 12, dtype=torch.float64)
+    torch.testing.assert_close(ours(input), theirs(input), rtol=1e-9, atol=1e-9)
+
+
+def test_shared_parameters_and_drop_in_layers(original):
+    from DCLS.construct.modules import Dcls2d
+
+    arguments = {"kernel_count": 3, "dilated_kernel_size": (3, 6), "version": "v1"}
+    layers = [original.Dcls2d(4, 4, **arguments) for _ in range(3)]
+    layers[1].P = layers[0].P
+    theirs = torch.nn.Sequential(*layers)
+    ours = torch.nn.Sequential(nn.Dcls2d(4, 4, **arguments), nn.Dcls2d(4, 4, **arguments), Dcls2d(4, 4, **arguments))
+    ours[1].P = ours[0].P
+    load_original(ours, theirs.state_dict())
+    input = torch.randn(1, 4, 20, 20)
+    torch.testing.assert_close(ours(input), theirs(input))
+
+
+def test_one_layer_in_two_places(original):
+    layer, theirs = nn.Dcls2d(4, 4, 3, dilated_kernel_size=5), original.Dcls2d(4, 4, 3, dilated_kernel_size=5)
+    model = load_original(torch.nn.Sequential(layer, layer), torch.nn.Sequential(theirs, theirs).state_dict())
+    input = torch.randn(1, 4, 20, 20)
+    torch.testing.assert_close(model(input), theirs(theirs(input)))
+
+
+def test_lists_all_that_does_not_match(original):
+    theirs = torch.nn.Sequential(
+        original.Dcls2d(4, 4, 3, dilated_kernel_size=5), original.Dcls2d(4, 6, 2, dilated_kernel_size=5, version="v1")
+    )
+    ours = torch.nn.Sequential(
+        nn.Dcls2d(4, 4, 4, dilated_kernel_size=5, bias=False), nn.Dcls2d(4, 6, 2, dilated_kernel_size=5)
+    )
+    before = {key: value.clone() for key, value in ours.state_dict().items()}
+    with pytest.raises(ValueError, match="does not fit") as error:
+        load_original(ours, theirs.state_dict())
+    assert str(error.value).splitlines() == [
+        "the checkpoint does not fit the model",
+        "  missing in the checkpoint: 1.SIG",
+        "  not in the model: 0.bias",
+        "  of another shape: 0.P (2, 4, 4, 3) instead of (2, 4, 4, 4), 0.SIG (2, 4, 4, 3) instead of (2, 4, 4, 4), "
+        "0.weight (4, 4, 3) instead of (4, 4, 4)",
+    ]
+    assert all(torch.equal(value, before[key]) for key, value in ours.state_dict().items())
+
+
+def test_a_checkpoint_of_other_axes_is_an_error(original):
+    with pytest.raises(ValueError, match=r"P \(1, 4, 4, 3\) instead of \(2, 4, 4, 3\)"):
+        load_original(
+            nn.Dcls2d(4, 4, 3, dilated_kernel_size=5), original.Dcls1d(4, 4, 3, dilated_kernel_size=5).state_dict()
+        )
