@@ -8,7 +8,7 @@ DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 CPP := $(wildcard csrc/*.* csrc/*/*.*)
 LINTED := dcls_ops python tests benchmarks examples
 
-.PHONY: demo test lint format bench-construction wheel cuda clean
+.PHONY: demo test lint format bench-construction bench-shared wheel cuda clean
 
 demo: $(VENV)/installed $(VENV)/demo
 	$(BIN)/python examples/demo.py
@@ -29,6 +29,9 @@ format: $(VENV)/requirements
 
 bench-construction: $(VENV)/installed $(VENV)/oracle.installed
 	$(BIN)/python benchmarks/construction.py
+
+bench-shared: $(VENV)/installed
+	$(BIN)/python benchmarks/shared_positions.py
 
 # With both libraries where nvcc is found.
 wheel: $(VENV)/requirements

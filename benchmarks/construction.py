@@ -9,22 +9,16 @@ benchmarks/results/construction-cpu.json.
 
 import argparse
 import importlib.util
-import json
-import platform
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-import dcls_ops
+from measuring import machine, peak_growth, print_peak_growth, time_runs, write
 
 CHANNELS = (96, 192, 384, 768)
 KERNEL_COUNT, EXTENT, VERSION = 26, 17, "gauss"
-RESULTS = Path(__file__).resolve().parent / "results" / "construction-cpu.json"
 
 
 def inputs(channels: int) -> tuple[torch.Tensor, ...]:
@@ -58,49 +52,14 @@ def original(channels: int) -> Callable[[], None]:
 IMPLEMENTATIONS = {"ours": ours, "original": original}
 
 
-def time_runs(run: Callable[[], None], repeats: int) -> list[float]:
-    """Milliseconds of each run."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append((time.perf_counter() - start) * 1e3)
-    return times
-
-
-def process_memory(name: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
-def processor_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def print_peak_growth(implementation: str, channels: int) -> None:
-    """Prints by how many bytes one forward and backward raises the peak resident size."""
-    IMPLEMENTATIONS[implementation](8)()  # loads code and starts threads
-    run = IMPLEMENTATIONS[implementation](channels)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts at the present size
-    before = process_memory("VmRSS")
-    run()
-    print(process_memory("VmHWM") - before)
-
-
-def peak_growth(implementation: str, channels: int) -> int:
-    command = [sys.executable, __file__, "--peak", implementation, str(channels)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peak", nargs=2, metavar=("IMPLEMENTATION", "CHANNELS"), help="measure memory only")
     arguments = parser.parse_args()
     if arguments.peak:
-        print_peak_growth(arguments.peak[0], int(arguments.peak[1]))
+        implementation, channels = arguments.peak[0], int(arguments.peak[1])
+        IMPLEMENTATIONS[implementation](8)()  # loads code and starts threads
+        print_peak_growth(IMPLEMENTATIONS[implementation](channels))
         return
 
     rows = []
@@ -115,7 +74,7 @@ def main() -> None:
             times["original"] += time_runs(runs["original"], 1)
             times["ours"] += time_runs(runs["ours"], 10)
         median = {name: statistics.median(values) for name, values in times.items()}
-        peak = {name: peak_growth(name, channels) for name in runs}
+        peak = {name: peak_growth(__file__, name, str(channels)) for name in runs}
         dense = channels * EXTENT * EXTENT * 4
         ratio = median["original"] / median["ours"]
         print(
@@ -123,18 +82,9 @@ def main() -> None:
             f"{peak['original'] / 2**20:>14.1f}{peak['ours'] / 2**20:>10.2f}{peak['ours'] / dense:>20.2f}x"
         )
         rows.append({"channels": channels, "milliseconds": median, "peak_bytes": peak, "dense_kernel_bytes": dense})
-    RESULTS.parent.mkdir(exist_ok=True)
-    machine = {
-        "processor": processor_name(),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "dcls_ops": dcls_ops.__version__,
-        "original": "DCLS 0.1.1",
-    }
     shape = {"kernel_count": KERNEL_COUNT, "kernel_size": [EXTENT, EXTENT], "version": VERSION}
-    RESULTS.write_text(json.dumps({"machine": machine, "shape": shape, "rows": rows}, indent=2) + "\n")
-    print(f"written to {RESULTS.relative_to(RESULTS.parents[2])}")
+    original_too = {**machine(), "original": "DCLS 0.1.1"}
+    write("construction-cpu.json", {"machine": original_too, "shape": shape, "rows": rows})
 
 
 if __name__ == "__main__":

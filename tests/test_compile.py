@@ -16,12 +16,17 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
-def two_layers(version="gauss"):
+def two_layers(version="gauss", **options):
     return nn.Sequential(
-        Dcls2d(3, 8, kernel_count=5, padding=4, dilated_kernel_size=9, version=version),
+        Dcls2d(3, 8, kernel_count=5, padding=4, dilated_kernel_size=9, version=version, **options),
         nn.ReLU(),
-        Dcls2d(8, 8, kernel_count=4, padding="same", dilated_kernel_size=7, groups=8, version=version),
+        Dcls2d(8, 8, kernel_count=4, padding="same", dilated_kernel_size=7, groups=8, version=version, **options),
     )
+
+
+every_method = pytest.mark.parametrize(
+    "options", [{}, {"shared_positions": True, "method": "im2col"}], ids=["auto", "im2col"]
+)
 
 
 def results(model, module, input):
@@ -37,8 +42,9 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.parametrize("version", ["v0", "v1", "max", "gauss"])
-def test_compiled_model_equals_eager(version):
-    model = two_layers(version)
+@every_method
+def test_compiled_model_equals_eager(version, options):
+    model = two_layers(version, **options)
     compiled = torch.compile(model, fullgraph=True)
     input = torch.randn(2, 3, 16, 16)
     assert_same(results(compiled, model, input), results(model, model, input))
@@ -59,8 +65,9 @@ def test_other_layers(layer, shape):
     assert_same(results(compiled, layer, input), results(layer, layer, input))
 
 
-def test_no_recompilation_over_sizes():
-    model = two_layers()
+@every_method
+def test_no_recompilation_over_sizes(options):
+    model = two_layers(**options)
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     results(compiled, model, torch.randn(2, 3, 17, 17))
     with torch.compiler.set_stance("fail_on_recompile"):
@@ -70,8 +77,9 @@ def test_no_recompilation_over_sizes():
                 assert_same(results(compiled, model, input), results(model, model, input))
 
 
-def test_autocast_and_channels_last():
-    model = two_layers()
+@every_method
+def test_autocast_and_channels_last(options):
+    model = two_layers(**options)
     compiled = torch.compile(model, fullgraph=True)
     input = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

@@ -14,6 +14,9 @@ def test_dynamic_sizes_survive_saving_and_loading(tmp_path, strict):
         Dcls2d(3, 8, kernel_count=5, padding=4, dilated_kernel_size=9),
         nn.ReLU(),
         Dcls2d(8, 8, kernel_count=4, padding=3, dilated_kernel_size=7, groups=8, version="v1"),
+        Dcls2d(
+            8, 4, 9, padding=4, dilated_kernel_size=9, version="v0", shared_positions=True, method="im2col", bias=False
+        ),
     ).eval()
     sizes = {0: Dim("batch", max=64), 2: Dim("height", min=4, max=512), 3: Dim("width", min=4, max=512)}
     exported = torch.export.export(model, (torch.randn(2, 3, 17, 19),), dynamic_shapes=(sizes,), strict=strict)
@@ -29,6 +32,7 @@ aten.where.self
 aten.add.Tensor
 dcls.conv2d.default
 aten.relu.default
+dcls.conv2d.default
 dcls.conv2d.default""",
     )
     for shape in ((1, 3, 4, 5), (2, 3, 17, 19), (5, 3, 40, 33)):

@@ -251,3 +251,27 @@ def test_out_channels_may_share_positions():
 
 def test_every_layer_is_listed():
     assert set(nn.__all__) == {cls.__name__ for cls, _, _ in LAYERS} | {"DclsLayer"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_im2col_trains_in_bfloat16_as_in_float32(version):
+    layer = Dcls2d(
+        16, 32, 9, padding=6, dilated_kernel_size=13, version=version, shared_positions=True, method="im2col"
+    )
+    with torch.no_grad():
+        layer.P.uniform_(-5.5, 5.5)
+    input = torch.randn(2, 16, 20, 20, requires_grad=True)
+
+    def gradients(autocast):
+        input.grad = None
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = layer(input)
+        output.float().square().mean().backward()
+        return {"input": input.grad, **{name: parameter.grad for name, parameter in layer.named_parameters()}}
+
+    expected, actual = gradients(autocast=False), gradients(autocast=True)
+    for name in expected:
+        assert actual[name].dtype == torch.float32
+        error = (actual[name] - expected[name]).norm() / expected[name].norm()
+        assert error < 2**-7, name  # the unit of rounding of bfloat16 is 2**-8

@@ -21,11 +21,11 @@ double construct_cost(const KernelArguments& kernel, const ConvArguments& conv, 
     }
     const int64_t out_channels = kernel.out_channels / conv.groups;
     if (out_channels > 1) {
-        return 0.6 * taps * static_cast<double>(out_channels);
+        return (pass == Pass::forward ? 0.65 : 0.85) * taps * static_cast<double>(out_channels);
     }
     // Depthwise: aten's fast kernels have no backward, and stop at a padding of 6.
     const bool is_fast = pass == Pass::forward && *std::max_element(conv.padding.begin(), conv.padding.end()) <= 6;
-    return (is_fast ? 1.5 : pass == Pass::forward ? 28 : 12) * taps;
+    return (is_fast ? 2 : pass == Pass::forward ? 22 : 15) * taps;
 }
 
 Method choose_method(const KernelArguments& kernel, const ConvArguments& conv, const Tensor& input, Pass pass) {

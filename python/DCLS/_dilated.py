@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from DCLS import _installation as _installation
 from dcls_ops import functional
 from dcls_ops._arguments import Size, pad, padding_per_side, to_tuple
 
@@ -82,6 +83,19 @@ class DilatedNd(nn.Module):
         """The number of taps by which a position of 1 moves an element."""
         return self.gain * math.sqrt(self.weight[0].numel())
 
+    @property
+    def positions(self) -> Tensor:
+        """(d, O or 1, I/g, K), in taps from the middle of the kernel, as :mod:`dcls_ops` takes them."""
+        positions = []
+        for axis, parameter in enumerate(self._position_parameters()):
+            count, dilation, extent = self.kernel_size[axis], self.dilation[axis], self.extent[axis]
+            grid = torch.arange(count, dtype=parameter.dtype, device=parameter.device) * dilation
+            grid = grid.view(-1, *[1] * (self.axes - 1 - axis))
+            taps = (parameter * self.scaling + grid).clamp(0, extent - 1)
+            positions.append(taps - extent // 2)
+        stacked = torch.stack(positions).flatten(-self.axes)
+        return stacked.unsqueeze(1) if self.shared_positions else stacked
+
     def reset_parameters(self) -> None:
         """Draws weight and bias as ``nn.ConvNd``, and positions that spread by half the dilation."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -95,7 +109,7 @@ class DilatedNd(nn.Module):
         """The dense kernel (O, I/g, *extent), differentiable."""
         if self._is_plain():
             return self.weight
-        return functional.construct_kernel(self.weight.flatten(2), self._positions(), self.extent, version="v0")
+        return functional.construct_kernel(self.weight.flatten(2), self.positions, self.extent, version="v0")
 
     def forward(self, input: Tensor) -> Tensor:
         padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
@@ -107,7 +121,7 @@ class DilatedNd(nn.Module):
         return convolution(
             padded,
             self.weight.flatten(2),
-            self._positions(),
+            self.positions,
             self.extent,
             bias=self.bias,
             stride=self.stride,
@@ -140,18 +154,6 @@ class DilatedNd(nn.Module):
 
     def _position_parameters(self) -> Iterator[Parameter]:
         return (getattr(self, name) for name in self._position_names())
-
-    def _positions(self) -> Tensor:
-        """(d, O or 1, I/g, K), in taps from the middle of the kernel; held inside it."""
-        positions = []
-        for axis, parameter in enumerate(self._position_parameters()):
-            count, dilation, extent = self.kernel_size[axis], self.dilation[axis], self.extent[axis]
-            grid = torch.arange(count, dtype=parameter.dtype, device=parameter.device) * dilation
-            grid = grid.view(-1, *[1] * (self.axes - 1 - axis))
-            taps = (parameter * self.scaling + grid).clamp(0, extent - 1)
-            positions.append(taps - extent // 2)
-        stacked = torch.stack(positions).flatten(-self.axes)
-        return stacked.unsqueeze(1) if self.shared_positions else stacked
 
     def _padding_per_side(self) -> tuple[tuple[int, int], ...]:
         return padding_per_side(self.padding, self.extent, self.stride)

@@ -9,7 +9,7 @@ except PackageNotFoundError:
     pass
 else:
     warnings.warn(
-        f"the original DCLS {_original} is installed too, and both own the folder DCLS: files of either may be missing or "
-        "be the other's. To keep this one, run\n    pip uninstall --yes DCLS dcls_ops\nand install dcls_ops again.",
+        f"the original DCLS {_original} is installed too, and both own the folder DCLS: files of either may be missing "
+        "or be the other's. To keep this one, run\n    pip uninstall --yes DCLS dcls_ops\nand install dcls_ops again.",
         stacklevel=2,
     )

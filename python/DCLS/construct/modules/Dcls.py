@@ -6,7 +6,6 @@ still around: called with ``kernel_count`` or ``dilated_kernel_size``, the class
 
 from typing import Any
 
-from DCLS import _installation as _installation
 from DCLS._dilated import DilatedNd
 from DCLS.construct import modules
 from dcls_ops.nn import DclsLayer
