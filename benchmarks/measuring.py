@@ -35,7 +35,7 @@ def medians(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float
     for _ in range(repeats):
         for name, run in runs.items():
             times[name] += time_runs(run, 1)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: round(statistics.median(values), 3) for name, values in times.items()}
 
 
 def process_memory(name: str) -> int:
@@ -71,8 +71,20 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _json(value: Any, indent: int = 0) -> str:
+    """JSON with everything on one line that fits one."""
+    line = json.dumps(value)
+    if len(line) <= 160 or not isinstance(value, dict | list):
+        return line
+    space, inner = " " * indent, " " * (indent + 2)
+    if isinstance(value, dict):
+        entries = [f"{inner}{json.dumps(key)}: {_json(entry, indent + 2)}" for key, entry in value.items()]
+        return "{\n" + ",\n".join(entries) + f"\n{space}}}"
+    return "[\n" + ",\n".join(inner + _json(entry, indent + 2) for entry in value) + f"\n{space}]"
+
+
 def write(name: str, content: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / name
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(_json(content) + "\n")
     print(f"written to {path.relative_to(RESULTS.parents[1])}")

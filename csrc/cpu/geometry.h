@@ -1,0 +1,31 @@
+// The shapes of one convolution, with three spatial axes always: missing leading ones have the extent 1.
+#pragma once
+
+#include "filter_factors.h"
+
+namespace dcls::cpu {
+
+struct Geometry {
+    int64_t images, groups;
+    int64_t in_channels, out_channels, kernel_count;  // channels of one group
+    int first_axis;
+    Axes input, output, kernel_size, stride, padding;
+
+    Geometry(const KernelArguments& kernel, const ConvArguments& conv, const Tensor& batched_input)
+        : images(batched_input.size(0)),
+          groups(conv.groups),
+          in_channels(kernel.in_channels_per_group),
+          out_channels(kernel.out_channels / conv.groups),
+          kernel_count(kernel.kernel_count),
+          first_axis(kAxes - static_cast<int>(kernel.spatial_axes())),
+          input(three_axes({batched_input.sizes().begin() + 2, batched_input.sizes().end()}, 1)),
+          output(three_axes({conv.output_shape.end() - kernel.spatial_axes(), conv.output_shape.end()}, 1)),
+          kernel_size(three_axes(kernel.kernel_size, 1)),
+          stride(three_axes(conv.stride, 1)),
+          padding(three_axes(conv.padding, 0)) {}
+
+    // Rows of columns: elements of all in channels of a group.
+    int64_t elements() const { return in_channels * kernel_count; }
+};
+
+}  // namespace dcls::cpu
