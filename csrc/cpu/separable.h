@@ -100,7 +100,7 @@ class Window {
  public:
     explicit Window(const Geometry& geometry) : geometry_(geometry) {}
 
-    // Sets the extent; false if no element touches a tap. Contents are not set.
+    // Sets the extent, not the contents; false if no element touches a tap.
     bool fit(const Tile& tile, const auto& factors) {
         Axes last_tap{};
         first_tap_ = geometry_.kernel_size;
@@ -141,7 +141,7 @@ class Window {
 
     void clear() { std::fill_n(entries_.data(), images_ * size_[0] * size_[1] * size_[2], T(0)); }
 
-    // channel_gradient: the gradient (N, I, *spatial), contiguous.
+    // gradient: that of the input (N, I, *spatial), contiguous.
     void add_to(T* gradient, const Tile& tile, int64_t channel) {
         const Axes& size = geometry_.input;
         const int64_t channels = geometry_.groups * geometry_.in_channels;
@@ -208,8 +208,8 @@ class Passes {
             empty_ = empty_ || taps_[axis] == 0;
         }
         if (!empty_) {
-            grow(after_x_, tile.images * needed_[0] * needed_[1] * tile.size[2]);
-            grow(after_y_, tile.images * needed_[0] * tile.size[1] * tile.size[2]);
+            after_x_.resize(tile.images * needed_[0] * needed_[1] * tile.size[2]);
+            after_y_.resize(tile.images * needed_[0] * tile.size[1] * tile.size[2]);
         }
     }
 
@@ -240,9 +240,8 @@ class Passes {
         }
         const T* grad = grad_column;
         const auto back_along = [&](int axis, const std::vector<T>& input, std::vector<T>& grad_input) {
-            grow(grad_input, input.size());
-            std::fill(grad_input.begin(), grad_input.end(), T(0));
-            clear_grad_factor(axis);
+            grad_input.assign(input.size(), T(0));
+            grad_factor_.assign(taps_[axis], T(0));
             along(axis, [&](int64_t out, int64_t in, int64_t count, int64_t tap_step) {
                 spread(grad + out, grad_input.data() + in, count, 1, tap_step, factor(axis), taps_[axis]);
                 if (contraction != nullptr) {
@@ -258,7 +257,7 @@ class Passes {
         if (geometry_.first_axis <= 1) {
             back_along(1, after_x_, grad_after_x_);
         }
-        clear_grad_factor(2);
+        grad_factor_.assign(taps_[2], T(0));
         along_x(window, [&](int64_t out, int64_t in, int64_t count, int64_t step) {
             if (grad_window != nullptr) {
                 spread(grad + out, grad_window->data() + in, count, step, 1, factor(2), taps_[2]);
@@ -271,11 +270,7 @@ class Passes {
     }
 
  private:
-    static void grow(std::vector<T>& buffer, int64_t entries) { buffer.resize(entries); }
-
     const T* factor(int axis) const { return axes_[axis].value + axes_[axis].range.begin; }
-
-    void clear_grad_factor(int axis) { grad_factor_.assign(taps_[axis], T(0)); }
 
     // Adds what the gradient of an axis' factors means for the element.
     void contract(int axis, Contraction<T>* contraction) {

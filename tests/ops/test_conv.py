@@ -37,6 +37,34 @@ def test_agrees_with_the_reference(case):
     torch.testing.assert_close(grads, expected_grads, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("input", "out_channels", "groups", "kernel_size", "stride"),
+    [
+        ((1, 300, 12, 12), 4, 1, (5, 7), (1, 1)),  # in channels in several blocks
+        ((1, 3, 4, 3000), 4, 1, (3, 9), (1, 1)),  # parts of rows
+        ((70, 4, 5, 5), 6, 2, (4, 3), (1, 1)),  # several images a tile, and chunks of images
+        ((2, 3, 70, 41), 5, 1, (9, 9), (3, 2)),  # parts of images, steps larger than the reach of an element
+        ((2, 4, 7001), 4, 4, (25,), (2,)),
+        ((2, 2, 9, 24, 30), 3, 1, (3, 5, 4), (1, 2, 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("version", ["v0", "max", "gauss"])
+def test_im2col_of_more_than_one_tile(input, out_channels, groups, kernel_size, stride, version):
+    kernel = parameters(
+        version,
+        kernel_size,
+        out_channels=out_channels,
+        in_channels=input[1] // groups,
+        kernel_count=9,
+        shared=True,
+    )
+    bias, padding = torch.randn(out_channels, dtype=torch.float64), tuple(extent // 2 for extent in kernel_size)
+    image = torch.randn(input, dtype=torch.float64)
+    case = Conv(image, *kernel[:4], bias, stride, padding, groups, version, "im2col").leaves()
+    torch.testing.assert_close(everything(case), everything(case, reference.conv), rtol=1e-9, atol=1e-9)
+
+
 @given(any_conv(versions=("v0",), methods=("construct",)), st.sampled_from([torch.float32, torch.float64]))
 def test_integer_positions_are_an_ordinary_convolution(case, dtype):
     case = case.leaves(dtype)._replace(positions=case.positions.round().to(dtype))
@@ -237,9 +265,9 @@ def test_channels_last_3d(route):
     torch.testing.assert_close(output, case.op(*case), rtol=1e-12, atol=1e-12)
 
 
-def everything(case):
+def everything(case, op=None):
     """The output and all gradients."""
-    output = case.op(*case)
+    output = (op or case.op)(*case)
     return output, *torch.autograd.grad(output.square().sum(), case.tensors)
 
 
