@@ -51,7 +51,7 @@ def load_original(model: nn.Module, state_dict: Mapping[str, Any]) -> nn.Module:
         "missing in the checkpoint": sorted(expected.keys() - converted.keys()),
         "not in the model": sorted(converted.keys() - expected.keys()),
         "of another shape": [
-            f"{key} {tuple(state_dict[key].shape)} instead of {tuple(expected[key].shape)}"
+            f"{key} {tuple(converted[key].shape)} instead of {tuple(expected[key].shape)}"
             for key in sorted(expected.keys() & converted.keys())
             if isinstance(expected[key], Tensor) and converted[key].shape != expected[key].shape
         ],

@@ -89,7 +89,45 @@ def test_lists_all_that_does_not_match(original):
 
 
 def test_a_checkpoint_of_other_axes_is_an_error(original):
+    state = original.Dcls1d(4, 4, 3, dilated_kernel_size=5).state_dict()
     with pytest.raises(ValueError, match=r"P \(1, 4, 4, 3\) instead of \(2, 4, 4, 3\)"):
-        load_original(
-            nn.Dcls2d(4, 4, 3, dilated_kernel_size=5), original.Dcls1d(4, 4, 3, dilated_kernel_size=5).state_dict()
-        )
+        load_original(nn.Dcls2d(4, 4, 3, dilated_kernel_size=(3, 6)), state)
+
+
+def test_lists_keys_in_order():
+    model = torch.nn.Sequential(*[nn.Dcls1d(1, 1, 1) for _ in range(3)])
+    with pytest.raises(ValueError, match="not fit") as error:
+        load_original(model, {key: torch.ones(1) for key in "edcba"})
+    _, missing, unexpected = str(error.value).splitlines()
+    assert missing.split(": ")[1] == ", ".join(sorted(model.state_dict()))
+    assert unexpected.split(": ")[1] == "a, b, c, d, e"
+
+
+def test_leaves_the_checkpoint_as_it_was(original):
+    theirs = original.Dcls2d(4, 4, 3, dilated_kernel_size=(3, 6))
+    state = theirs.state_dict()
+    before = {key: value.clone() for key, value in state.items()}
+    load_original(nn.Dcls2d(4, 4, 3, dilated_kernel_size=(3, 6)), state)
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[key], before[key]) for key in state)
+
+
+class Counting(torch.nn.Linear):
+    """With an entry in its state_dict that is no tensor."""
+
+    steps = 0
+
+    def get_extra_state(self):
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state):
+        self.steps = state["steps"]
+
+
+def test_entries_that_are_no_tensors(original):
+    theirs = torch.nn.Sequential(original.Dcls1d(2, 2, 1, dilated_kernel_size=5), Counting(3, 3))
+    theirs[1].steps = 7
+    model = load_original(
+        torch.nn.Sequential(nn.Dcls1d(2, 2, 1, dilated_kernel_size=5), Counting(3, 3)), theirs.state_dict()
+    )
+    assert model[1].steps == 7

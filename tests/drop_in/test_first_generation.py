@@ -155,6 +155,16 @@ def test_shared_positions_sum_their_gradients_over_out_channels():
 
 
 @every_layer
+def test_weight_and_bias_start_as_those_of_a_convolution(kind):
+    torch.manual_seed(3)
+    layer = LAYERS[kind](8, 6, (3, 5), dilation=2, groups=2)
+    torch.manual_seed(3)
+    convolution = nn.Conv2d(8, 6, (3, 5), groups=2)
+    assert torch.equal(layer.weight, convolution.weight)
+    assert torch.equal(layer.bias, convolution.bias)
+
+
+@every_layer
 def test_positions_start_around_the_grid(kind):
     layer = LAYERS[kind](64, 64, 3, dilation=(4, 6), gain=2.0)
     scaling = 2.0 * math.sqrt(3 * 3 * 64)
@@ -171,6 +181,29 @@ def test_elements_stay_inside_the_kernel(kind):
 
 
 @every_layer
+def test_an_axis_of_dilation_1_moves_where_the_other_has_room(kind):
+    layer = LAYERS[kind](4, 8, 3, dilation=(1, 3), padding=(1, 3))
+    input = torch.randn(2, 4, 9, 9)
+    layer(input).square().sum().backward()
+    assert layer.P_h.grad.abs().max() > 0
+    torch.testing.assert_close(
+        layer(input), torch.nn.functional.conv2d(input, layer.construct_kernel(), layer.bias, 1, (1, 3))
+    )
+
+
+def test_plain_kernel():
+    layer = Dcls2d(4, 8, 3)
+    assert torch.equal(layer.construct_kernel(), layer.weight)
+
+
+def test_follows_its_parameters_dtype_and_device():
+    layer = SharedDcls2d(4, 8, 3, dilation=2)
+    assert layer.double()(torch.randn(1, 4, 9, 9, dtype=torch.float64)).dtype == torch.float64
+    assert layer.bfloat16()(torch.randn(1, 4, 9, 9, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert layer.to("meta")(torch.randn(1, 4, 9, 9, device="meta", dtype=torch.bfloat16)).shape == (1, 8, 5, 5)
+
+
+@every_layer
 @pytest.mark.parametrize("dilation", [1, 4])
 def test_compiles_and_exports(kind, dilation):
     layer = LAYERS[kind](4, 8, 3, dilation=dilation, padding=4)
@@ -184,15 +217,20 @@ def test_compiles_and_exports(kind, dilation):
     [
         ({"kernel_size": (3, 3, 3)}, "kernel_size must be an int or 2 ints, got (3, 3, 3)"),
         ({"dilation": 0}, "dilation must be positive, got (0, 0)"),
+        ({"kernel_size": 0}, "kernel_size must be positive, got (0, 0)"),
+        ({"stride": (1, 0)}, "stride must be positive, got (1, 0)"),
         ({"padding": -1}, "padding must be non-negative, got (-1, -1)"),
         ({"groups": 3}, "groups must divide in_channels 4 and out_channels 8, got 3"),
+        ({"groups": 0}, "groups must divide in_channels 4 and out_channels 8, got 0"),
+        ({"groups": 4, "out_channels": 6}, "groups must divide in_channels 4 and out_channels 6, got 4"),
         ({"padding_mode": "same"}, "padding_mode must be one of zeros, reflect, replicate, circular, got 'same'"),
         ({"gain": 0}, "gain must be positive, got 0"),
+        ({"gain": -1.5}, "gain must be positive, got -1.5"),
     ],
 )
 def test_says_what_is_wrong(settings, message):
     with pytest.raises(ValueError, match="must") as error:
-        SharedDcls2d(4, 8, **{"kernel_size": 3, **settings})
+        SharedDcls2d(**{"in_channels": 4, "out_channels": 8, "kernel_size": 3, **settings})
     assert str(error.value) == message
 
 
@@ -212,6 +250,8 @@ def test_path_serves_both_generations(cls):
     layer = cls(8, 8, kernel_count=3, dilated_kernel_size=7, padding=3, groups=8, version="v0")
     assert type(layer) is later
     assert isinstance(layer, cls)
+    assert type(cls(8, 8, 3, dilated_kernel_size=7)) is later
+    assert type(cls(8, 8, kernel_count=3)) is later
     dilated = cls(8, 8, 3, dilation=2)
     assert isinstance(dilated, cls)
     assert not isinstance(dilated, later)

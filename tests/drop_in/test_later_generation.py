@@ -1,11 +1,12 @@
 """DCLS.construct.modules against the original package, version 0.1.1, from its own state_dict."""
 
 import copy
+import inspect
 import random
 
 import pytest
 import torch
-from cases import VERSIONS, randomise
+from cases import VERSIONS, operators, randomise
 from DCLS.construct import modules
 from torch import nn
 
@@ -133,6 +134,33 @@ def test_starts_from_the_original_s_numbers(original, name, version):
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
+@pytest.mark.parametrize(
+    "name", [*NAMES, "ConstructKernel1d", "ConstructKernel2d", "ConstructKernel3d", "ConstructKernel3_1d"]
+)
+def test_takes_the_original_s_arguments(original, name):
+    theirs, ours = (inspect.signature(getattr(module, name)).parameters.values() for module in (original, modules))
+    assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in theirs]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_the_original_s_attributes(original, name):
+    arguments = {"stride": 2, "padding": 1, "dilated_kernel_size": 5, "groups": 2, "version": "v1"}
+    theirs, ours = (getattr(module, name)(4, 6, 3, **arguments) for module in (original, modules))
+    names = "in_channels out_channels kernel_count stride padding dilated_kernel_size dense_kernel_size groups flat_dim"
+    for attribute in [*names.split(), "padding_mode", "version", "SIG"]:
+        for a, b in ((ours, theirs), (ours.DCK, theirs.DCK)):
+            if hasattr(b, attribute):
+                assert getattr(a, attribute) == getattr(b, attribute), attribute
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", [*NAMES, "Dcls2_1d"])
+def test_starts_at_taps_that_exist(name, version):
+    layer = getattr(modules, name)(16, 16, 5, dilated_kernel_size=2, version=version)
+    assert layer.P.min() >= -1
+    assert layer.P.max() <= 0
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("version", VERSIONS[1:])
 def test_states_load_in_the_original(original, name, version):
@@ -223,7 +251,10 @@ def test_own_construction_is_used():
     layer.DCK = Doubled(4, 4, 1, 3, (5, 5), "gauss")
     torch.testing.assert_close(layer(input), expected)
     torch.testing.assert_close(deploy.fold(nn.Sequential(layer))(input), expected)
-    hooked.DCK.register_forward_hook(lambda module, arguments, kernel: 2 * kernel)
+    handle = hooked.DCK.register_forward_hook(lambda module, arguments, kernel: 2 * kernel)
+    torch.testing.assert_close(hooked(input), expected)
+    handle.remove()
+    hooked.DCK.register_forward_pre_hook(lambda module, arguments: (2 * arguments[0], *arguments[1:]))
     torch.testing.assert_close(hooked(input), expected)
 
 
@@ -250,8 +281,20 @@ def test_subclasses():
 
 @pytest.mark.parametrize("use_implicit_gemm", [False, True])
 def test_implicit_gemm_is_accepted(use_implicit_gemm):
-    arguments = (8, 8, 5, 1, 3, 7, 8, True, "zeros", "v1", use_implicit_gemm)
-    assert modules.Dcls2d(*arguments)(torch.randn(1, 8, 9, 9)).shape == (1, 8, 9, 9)
+    layer = modules.Dcls2d(8, 8, 5, 1, 3, 7, 8, True, "zeros", "v1", use_implicit_gemm)
+    assert layer.use_implicit_gemm == use_implicit_gemm
+    assert layer(torch.randn(1, 8, 9, 9)).shape == (1, 8, 9, 9)
+
+
+def test_flat_dim_is_checked():
+    with pytest.raises(ValueError, match=r"flat_dim must be 0 \(the kernel has width 1\) or 1 \(height 1\), got 2"):
+        modules.Dcls2dK1d(4, 4, 3, flat_dim=2)
+
+
+@pytest.mark.parametrize(("version", "smallest"), [("max", 1.0), ("gauss", 0.27)])
+def test_sigma_is_along_the_input_s_axes(version, smallest):
+    layer = randomise(modules.Dcls2d(3, 4, 5, dilated_kernel_size=7, version=version))
+    torch.testing.assert_close(layer.sigma, layer.SIG.flip(0).abs() + smallest)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -289,7 +332,10 @@ def test_compiles_exports_and_folds(name, arguments):
     input = torch.randn(2, 4, *[9] * AXES[name])
     expected = layer(input)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True)(input), expected)
-    torch.testing.assert_close(torch.export.export(layer, (input,)).module()(input), expected)
+    exported = torch.export.export(layer, (input,))
+    torch.testing.assert_close(exported.module()(input), expected)
+    own = {"Dcls1d": "conv1d", "Dcls2d": "conv2d", "Dcls3d": "conv3d"}.get(name, "construct_kernel")
+    assert [op for op in operators(exported.graph).split() if op.startswith("dcls")] == [f"dcls.{own}.default"]
     folded = deploy.fold(layer)
     assert type(folded).__name__ == f"Conv{AXES[name]}d"
     torch.testing.assert_close(folded(input), expected)

@@ -157,9 +157,10 @@ class _Layer(DclsLayer):
     @version.setter
     def version(self, version: str) -> None:
         # DclsLayer sets it when all that DCK is made from is set.
-        if "DCK" not in self._modules:
+        if "DCK" in self._modules:
+            self.DCK.version = version
+        else:
             self.DCK = self._make_dck(version)
-        self.DCK.version = version
 
     def _make_dck(self, version: str) -> _ConstructKernel:
         raise NotImplementedError
