@@ -9,6 +9,8 @@ from torch import Tensor
 
 Size = int | Sequence[int]
 
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
 
 def _integer(value: object) -> int:
     # A SymInt stays symbolic; NumPy's integers and the like become ints.
@@ -48,3 +50,16 @@ def pad(input: Tensor, sides: Sequence[tuple[int, int]], mode: str = "zeros") ->
         return input, [before for before, _ in sides]
     amounts = [amount for side in reversed(sides) for amount in side]
     return F.pad(input, amounts, mode="constant" if mode == "zeros" else mode), [0] * len(sides)
+
+
+def check_channels(in_channels: int, out_channels: int, groups: int) -> None:
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels < 1:
+            raise ValueError(f"{name} must be positive, got {channels}")
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise ValueError(f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}")
+
+
+def check_padding_mode(padding_mode: str) -> None:
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcls_ops._checks import has_sigma
 
-#: The narrowest width: sigma = |SIG| + this.
+#: The narrowest width, of our layers too.
 SMALLEST_SIGMA = {"max": 1.0, "gauss": 0.27}
 
 #: The same for Dcls2_1d.
@@ -57,6 +57,9 @@ def sigma_of(SIG: Tensor | None, version: str, smallest: dict[str, float] = SMAL
         return None
     if SIG is None:
         raise ValueError(f"version '{version}' needs SIG, which a layer made with version 'v0' or 'v1' does not have")
-    ordered = in_input_order(SIG, version)
-    # Not abs(): its derivative at 0 is 0, and there SIG would never start to learn.
-    return torch.where(ordered >= 0, ordered, -ordered) + smallest[version]
+    return effective_sigma(in_input_order(SIG, version), smallest[version])
+
+
+def effective_sigma(SIG: Tensor, smallest: float) -> Tensor:
+    """\\|SIG\\| + smallest, with the derivative 1 at 0: there SIG starts in "max", and would never learn."""
+    return torch.where(SIG >= 0, SIG, -SIG) + smallest

@@ -1,8 +1,10 @@
 """Turning models and checkpoints into those of this package."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dcls_ops._original import SMALLEST_SIGMA, SMALLEST_SIGMA_2_1D, in_input_order, positions_of
@@ -41,19 +43,22 @@ def load_original(model: nn.Module, state_dict: Mapping[str, Any]) -> nn.Module:
         >>> load_original(model, checkpoint)[0].P.flatten().tolist()
         [1.0, 2.0]
     """
-    converted = dict(state_dict)
+    converted = OrderedDict(state_dict)
+    if hasattr(state_dict, "_metadata"):
+        converted._metadata = state_dict._metadata  # type: ignore[attr-defined]
     # A layer that occurs twice has two names in a state_dict.
     for name, layer in model.named_modules(remove_duplicate=False):
-        if isinstance(layer, DclsLayer) and not hasattr(layer, "DCK"):
+        if isinstance(layer, DclsLayer):
             _convert_layer(layer, f"{name}." if name else "", converted)
+    _check_shared_positions(model, converted)
     expected = model.state_dict()
     problems = {
         "missing in the checkpoint": sorted(expected.keys() - converted.keys()),
         "not in the model": sorted(converted.keys() - expected.keys()),
         "of another shape": [
-            f"{key} {tuple(converted[key].shape)} instead of {tuple(expected[key].shape)}"
+            f"{key} {_shape(converted[key])} instead of {_shape(expected[key])}"
             for key in sorted(expected.keys() & converted.keys())
-            if isinstance(expected[key], Tensor) and converted[key].shape != expected[key].shape
+            if isinstance(expected[key], Tensor) and _shape(converted[key]) != _shape(expected[key])
         ],
     }
     if any(problems.values()):
@@ -67,11 +72,32 @@ def _convert_layer(layer: DclsLayer, prefix: str, state: dict[str, Any]) -> None
     # Index tables, which some versions of the original kept as buffers.
     for name in ("DCK.IDX", "DCK.lim"):
         state.pop(prefix + name, None)
+    if layer.has_original_conventions:
+        return
+    for name in ("P", "SIG"):
+        if name not in layer._parameters:
+            raise ValueError(f"{prefix}{name} must be a plain parameter, got a parametrized one: load first")
     P, SIG = state.get(f"{prefix}P"), state.get(f"{prefix}SIG")
+    # A checkpoint of a layer with other axes is for the comparison of shapes to refuse.
     axes = len(layer.dilated_kernel_size)
-    if P is not None and P.shape[:1] == (axes,):
+    if isinstance(P, Tensor) and P.shape[:1] == (axes,):
         state[f"{prefix}P"] = positions_of(P, layer.dilated_kernel_size, layer.version)
-    if SIG is not None and SIG.shape[:1] == (axes,):
-        state[f"{prefix}SIG"] = in_input_order(SIG, layer.version)
+    if isinstance(SIG, Tensor) and SIG.shape[:1] == (axes,):
         if isinstance(layer, Dcls2_1d) and layer.version == "gauss":
             state[f"{prefix}SIG"] = SIG.abs() + (SMALLEST_SIGMA_2_1D["gauss"] - SMALLEST_SIGMA["gauss"])
+        else:
+            state[f"{prefix}SIG"] = in_input_order(SIG, layer.version)
+
+
+def _check_shared_positions(model: nn.Module, converted: Mapping[str, Any]) -> None:
+    """Layers that share a parameter must agree on what it is converted to."""
+    first_names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = first_names.setdefault(id(parameter), name)
+        one, other = converted.get(first), converted.get(name)
+        if isinstance(one, Tensor) and isinstance(other, Tensor) and not torch.equal(one, other):
+            raise ValueError(f"{first} and {name} are one parameter of the model, but differ in the checkpoint's terms")
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

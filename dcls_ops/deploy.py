@@ -5,8 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from dcls_ops.nn import DclsLayer
-
 __all__ = ["fold"]
 
 # The packages whose layers do nothing but convolve.
@@ -16,16 +14,17 @@ _PACKAGES = ("dcls_ops", "DCLS")
 _CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def _folded(layer: DclsLayer) -> nn.Module:
+def _folded(layer: Any) -> nn.Module:
     # A convolution would not do what these do.
     if type(layer).forward.__module__.split(".")[0] not in _PACKAGES:
         raise ValueError(f"fold() cannot fold {type(layer).__name__}, which has a forward of its own")
     if layer._forward_hooks or layer._forward_pre_hooks:
         raise ValueError(f"fold() cannot fold a {type(layer).__name__} with forward hooks; remove them first")
-    convolution: nn.Module = _CONVOLUTIONS[layer.spatial_axes - 1](
+    kernel = layer.construct_kernel().detach().clone()
+    convolution: nn.Module = _CONVOLUTIONS[kernel.dim() - 3](
         layer.in_channels,
         layer.out_channels,
-        layer.kernel_size,
+        tuple(kernel.shape[2:]),
         layer.stride,
         layer.padding,
         groups=layer.groups,
@@ -33,7 +32,6 @@ def _folded(layer: DclsLayer) -> nn.Module:
         padding_mode=layer.padding_mode,
         device="meta",
     )
-    kernel = layer.construct_kernel().detach()
     convolution.weight = nn.Parameter(kernel, requires_grad=layer.weight.requires_grad)
     if layer.bias is not None:
         convolution.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=layer.bias.requires_grad)
@@ -56,7 +54,7 @@ def fold(model: nn.Module) -> nn.Module:
           (0): Conv2d(3, 8, kernel_size=(7, 7), stride=(1, 1))
         )
     """
-    layers = [module for module in model.modules() if isinstance(module, DclsLayer)]
+    layers = [module for module in model.modules() if hasattr(module, "construct_kernel")]
     folded: dict[int, Any] = {id(layer): _folded(layer) for layer in layers}
     # What deepcopy finds in its memo it takes as the copy.
     copied: nn.Module = copy.deepcopy(model, memo=folded)

@@ -22,16 +22,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from dcls_ops import functional
-from dcls_ops._arguments import Size, pad, padding_per_side, to_tuple
+from dcls_ops._arguments import Size, check_channels, check_padding_mode, pad, padding_per_side, to_tuple
 from dcls_ops._checks import METHODS, VERSIONS, has_sigma
+from dcls_ops._original import SMALLEST_SIGMA, effective_sigma
 
 __all__ = ["Dcls1d", "Dcls2_1d", "Dcls2d", "Dcls2dK1d", "Dcls3_1d", "Dcls3_2d", "Dcls3d", "DclsLayer"]
 
-_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-
-# The narrowest width, and what SIG starts at, as in the original package. A Gaussian of 0.23 + 0.27 = 0.5 taps is about
-# as wide as the triangles of the other versions.
-_SMALLEST_SIGMA = {"max": 1.0, "gauss": 0.27}
+# As in the original package: a Gaussian of 0.23 + 0.27 = 0.5 taps is about as wide as the triangles of other versions.
 _INITIAL_SIG = {"max": 0.0, "gauss": 0.23}
 
 
@@ -43,6 +40,8 @@ class DclsLayer(nn.Module):
 
     #: The number of spatial axes of the input.
     spatial_axes: ClassVar[int]
+    #: Whether P and SIG mean what they do in the original package, as those of the layers of ``DCLS`` do.
+    has_original_conventions: ClassVar[bool] = False
 
     weight: Parameter
     P: Parameter
@@ -71,20 +70,13 @@ class DclsLayer(nn.Module):
         super().__init__()
         if version not in VERSIONS:
             raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")
-        if padding_mode not in _PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}")
+        check_padding_mode(padding_mode)
         if not hasattr(kernel_count, "__index__") or kernel_count < 1:
             raise ValueError(
                 "kernel_count must be a positive int, the number of elements per filter (the extent of the kernel is "
                 f"dilated_kernel_size), got {kernel_count!r}"
             )
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels < 1:
-                raise ValueError(f"{name} must be positive, got {channels}")
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
-            )
+        check_channels(in_channels, out_channels, groups)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_count = int(kernel_count)
@@ -125,9 +117,7 @@ class DclsLayer(nn.Module):
         """Effective width of every element in taps, in the shape of P: \\|SIG\\| + 1 for "max", + 0.27 for "gauss"."""
         if self.SIG is None or not has_sigma(self.version):
             return None
-        # Not abs(): its derivative at 0 is 0, and there SIG would never start to learn.
-        magnitude = torch.where(self.SIG >= 0, self.SIG, -self.SIG)
-        return magnitude + _SMALLEST_SIGMA[self.version]
+        return effective_sigma(self.SIG, SMALLEST_SIGMA[self.version])
 
     def reset_parameters(self) -> None:
         """Draws weight and bias as ``nn.ConvNd`` with K taps would, and positions with standard deviation 0.5 taps."""

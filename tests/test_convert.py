@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import VERSIONS, randomise
+from DCLS.construct import modules
 
 from dcls_ops import nn
 from dcls_ops.convert import load_original
@@ -20,11 +21,13 @@ LAYERS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "arguments", "axes"), LAYERS, ids=str)
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("name", "arguments", "axes", "version"),
+    # The original's Dcls3_1d has no v0.
+    [(*layer, version) for layer in LAYERS for version in VERSIONS if (layer[0], version) != ("Dcls3_1d", "v0")],
+    ids=str,
+)
 def test_computes_what_the_original_did(original, name, arguments, axes, version):
-    if (name, version) == ("Dcls3_1d", "v0"):
-        return  # the original has none
     arguments = {**arguments, "kernel_count": 3, "groups": 2, "version": version}
     theirs = randomise(getattr(original, name)(4, 6, **arguments)).double()
     if "flat_dim" in arguments:
@@ -36,25 +39,24 @@ def test_computes_what_the_original_did(original, name, arguments, axes, version
 
 
 @pytest.mark.parametrize("version", ["v1", "max", "gauss"])
-def test_dcls2_1d(version):
-    from DCLS.construct import modules
-
+@pytest.mark.parametrize("cls", [nn.Dcls2_1d, modules.Dcls2_1d], ids=["dcls_ops.nn", "DCLS"])
+def test_dcls2_1d(version, cls):
     arguments = {"kernel_count": 3, "dense_kernel_size": 2, "dilated_kernel_size": 7, "version": version}
-    theirs = randomise(modules.Dcls2_1d(4, 6, **arguments)).double()
+    theirs = randomise(modules.Dcls2_1d(4, 6, **arguments)).double()  # compared with the original in tests/drop_in
     state = {**theirs.state_dict(), "DCK.IDX": torch.zeros(1), "DCK.lim": torch.zeros(1)}
-    ours = load_original(nn.Dcls2_1d(4, 6, **arguments).double(), state)
+    ours = load_original(cls(4, 6, **arguments).double(), state)
     input = torch.randn(2, 4, 6, 12, dtype=torch.float64)
     torch.testing.assert_close(ours(input), theirs(input), rtol=1e-9, atol=1e-9)
 
 
 def test_shared_parameters_and_drop_in_layers(original):
-    from DCLS.construct.modules import Dcls2d
-
     arguments = {"kernel_count": 3, "dilated_kernel_size": (3, 6), "version": "v1"}
     layers = [original.Dcls2d(4, 4, **arguments) for _ in range(3)]
     layers[1].P = layers[0].P
     theirs = torch.nn.Sequential(*layers)
-    ours = torch.nn.Sequential(nn.Dcls2d(4, 4, **arguments), nn.Dcls2d(4, 4, **arguments), Dcls2d(4, 4, **arguments))
+    ours = torch.nn.Sequential(
+        nn.Dcls2d(4, 4, **arguments), nn.Dcls2d(4, 4, **arguments), modules.Dcls2d(4, 4, **arguments)
+    )
     ours[1].P = ours[0].P
     load_original(ours, theirs.state_dict())
     input = torch.randn(1, 4, 20, 20)
@@ -131,3 +133,40 @@ def test_entries_that_are_no_tensors(original):
         torch.nn.Sequential(nn.Dcls1d(2, 2, 1, dilated_kernel_size=5), Counting(3, 3)), theirs.state_dict()
     )
     assert model[1].steps == 7
+
+
+def test_shared_parameters_that_mean_different_things_are_an_error(original):
+    versions = ("v1", "v0")
+    theirs, ours = (
+        torch.nn.Sequential(*[layers.Dcls2d(4, 4, 3, dilated_kernel_size=5, version=version) for version in versions])
+        for layers in (original, nn)
+    )
+    for model in (theirs, ours):
+        model[1].P = model[0].P
+    with pytest.raises(ValueError, match=r"0\.P and 1\.P are one parameter of the model, but differ in the checkpoint"):
+        load_original(ours, theirs.state_dict())
+
+
+def test_parametrized_positions_are_an_error(original):
+    layer = nn.Dcls2d(4, 4, 3, dilated_kernel_size=5)
+    torch.nn.utils.parametrize.register_parametrization(layer, "P", torch.nn.Identity())
+    with pytest.raises(ValueError, match=r"P must be a plain parameter, got a parametrized one"):
+        load_original(layer, original.Dcls2d(4, 4, 3, dilated_kernel_size=5).state_dict())
+
+
+def test_what_is_no_tensor_is_an_error(original):
+    state = {**original.Dcls2d(4, 4, 3, dilated_kernel_size=5).state_dict(), "bias": None, "P": [1.0]}
+    with pytest.raises(ValueError, match=r"P list instead of \(2, 4, 4, 3\), bias NoneType instead of \(4,\)"):
+        load_original(nn.Dcls2d(4, 4, 3, dilated_kernel_size=5), state)
+
+
+def test_keeps_the_versions_of_modules(original):
+    class Versioned(torch.nn.Module):
+        _version = 3
+
+        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *arguments):
+            self.loaded_version = local_metadata.get("version")
+
+    model = torch.nn.Sequential(Versioned())
+    load_original(model, model.state_dict())
+    assert model[0].loaded_version == 3

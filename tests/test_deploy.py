@@ -1,6 +1,8 @@
 import pytest
 import torch
 from cases import LAYERS
+from DCLS.construct.modules.Dcls import Dcls2d as DilatedDcls2d
+from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
 from torch import nn
 
 from dcls_ops.deploy import fold
@@ -56,3 +58,14 @@ def test_refuses_what_a_convolution_would_not_do():
     hooked.register_forward_hook(lambda module, arguments, output: 2 * output)
     with pytest.raises(ValueError, match=r"^fold\(\) cannot fold a Dcls2d with forward hooks; remove them first$"):
         fold(hooked)
+
+
+@pytest.mark.parametrize("cls", [DilatedDcls2d, SharedDcls2d])
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_layers_of_2021(cls, dilation):
+    layer = cls(4, 8, (3, 5), dilation=dilation, groups=2, padding=2, padding_mode="circular")
+    folded = fold(torch.nn.Sequential(layer))
+    assert type(folded[0]) is torch.nn.Conv2d
+    input = torch.randn(2, 4, 20, 20)
+    torch.testing.assert_close(folded(input), layer(input))
+    assert folded[0].weight.data_ptr() != layer.weight.data_ptr()

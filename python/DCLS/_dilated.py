@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,7 @@ from torch.nn.parameter import Parameter
 
 from DCLS import _installation as _installation
 from dcls_ops import functional
-from dcls_ops._arguments import Size, pad, padding_per_side, to_tuple
-
-_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+from dcls_ops._arguments import Size, check_channels, check_padding_mode, pad, padding_per_side, to_tuple
 
 
 class DilatedNd(nn.Module):
@@ -41,12 +39,8 @@ class DilatedNd(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        if padding_mode not in _PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}")
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
-            )
+        check_padding_mode(padding_mode)
+        check_channels(in_channels, out_channels, groups)
         if not gain > 0:
             raise ValueError(f"gain must be positive, got {gain}")
         self.in_channels = in_channels
@@ -144,6 +138,14 @@ class DilatedNd(nn.Module):
         if self.gain != 1:
             parts.append(f"gain={self.gain}")
         return ", ".join(parts)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # Released code kept the positions of all axes in one P, and those of filters in other units.
+        names = self._position_names()
+        if self.axes > 1 and not self.shared_positions and f"{prefix}P" in state_dict:
+            stacked = state_dict.pop(f"{prefix}P") * math.sqrt(self.out_channels)
+            state_dict.update({f"{prefix}{name}": positions for name, positions in zip(names, stacked, strict=True)})
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _is_plain(self) -> bool:
         """With dilation 1 there is no room between elements to move in."""

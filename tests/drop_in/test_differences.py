@@ -44,6 +44,19 @@ def test_positions_at_taps_get_a_gradient(original, version, place):
     assert gradients(ours)["P"] > 0
 
 
+@pytest.mark.parametrize(
+    ("place", "their_gradient", "our_gradient"), [(0, 900, 495), (1, 9000, 4950), (2, -10000, 9000), (-2, 9, 9)]
+)
+def test_positions_of_v0_at_taps_get_the_mean_derivative(original, place, their_gradient, our_gradient):
+    for layers, expected in ((original, their_gradient), (modules, our_gradient)):
+        layer = layers.Dcls1d(1, 1, 1, dilated_kernel_size=5, version="v0", bias=False)
+        with torch.no_grad():
+            layer.weight.fill_(1)
+            layer.P.fill_(place)
+        layer(torch.tensor([[[1.0, 10.0, 100.0, 1000.0, 10000.0]]])).sum().backward()
+        assert layer.P.grad.item() == pytest.approx(expected)
+
+
 def test_sig_of_max_gets_a_gradient_at_0(original):
     theirs, ours = pair(original, version="max")
     with torch.no_grad():

@@ -224,6 +224,8 @@ def test_compiles_and_exports(kind, dilation):
         ({"groups": 0}, "groups must divide in_channels 4 and out_channels 8, got 0"),
         ({"groups": 4, "out_channels": 6}, "groups must divide in_channels 4 and out_channels 6, got 4"),
         ({"padding_mode": "same"}, "padding_mode must be one of zeros, reflect, replicate, circular, got 'same'"),
+        ({"in_channels": 0}, "in_channels must be positive, got 0"),
+        ({"out_channels": 0}, "out_channels must be positive, got 0"),
         ({"gain": 0}, "gain must be positive, got 0"),
         ({"gain": -1.5}, "gain must be positive, got -1.5"),
     ],
@@ -256,3 +258,31 @@ def test_path_serves_both_generations(cls):
     assert isinstance(dilated, cls)
     assert not isinstance(dilated, later)
     assert not isinstance(nn.Identity(), cls)
+    # It was bilinear, and had a factor on positions, which nobody seems to have set.
+    assert cls(8, 8, kernel_count=3, dilated_kernel_size=7, scaling=1).version == "v0"
+    with pytest.raises(ValueError, match="scaling must be 1, got 2: multiply P by it instead"):
+        cls(8, 8, kernel_count=3, dilated_kernel_size=7, scaling=2)
+
+
+class OwnDilated(Dcls2d):
+    def __init__(self, channels):
+        super().__init__(channels, channels, 3, dilation=2, padding=2)
+
+
+def test_subclasses():
+    layer = OwnDilated(4)
+    assert layer(torch.randn(1, 4, 8, 8)).shape == (1, 4, 8, 8)
+    assert isinstance(layer, OwnDilated)
+    assert not isinstance(nn.Identity(), OwnDilated)
+    assert not isinstance(modules.Dcls2d(4, 4, 3), OwnDilated)
+
+
+def test_loads_the_single_parameter_of_released_code():
+    # There P was (axes, O, I/g, *kernel_size), and moved an element by gain * sqrt(taps * I/g * O) * P taps.
+    layer = Dcls2d(4, 6, (3, 5), dilation=3, groups=2, gain=0.5)
+    state = layer.state_dict()
+    P = torch.stack([state.pop("P_h"), state.pop("P_w")]) / 6**0.5  # as it would have been there
+    expected = layer.positions
+    other = Dcls2d(4, 6, (3, 5), dilation=3, groups=2, gain=0.5)
+    nn.Sequential(other).load_state_dict({f"0.{key}": value for key, value in {**state, "P": P}.items()})
+    torch.testing.assert_close(other.positions, expected)

@@ -1,10 +1,11 @@
 """The layers of 2021 in which every filter has positions of its own.
 
-In 2022 the same path held layers with the arguments of :mod:`DCLS.construct.modules`, and code that tries it first is
-still around: called with ``kernel_count`` or ``dilated_kernel_size``, the classes here make those layers.
+In 2022 the same path held bilinear layers with the arguments of :mod:`DCLS.construct.modules`, and code that tries it
+first is still around: called with ``kernel_count`` or ``dilated_kernel_size``, the classes here make layers of that
+module, of version "v0" unless told otherwise.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from DCLS._dilated import DilatedNd
 from DCLS.construct import modules
@@ -14,19 +15,18 @@ __all__ = ["Dcls1d", "Dcls2d", "Dcls3d"]
 
 
 class _EitherGeneration(type):
-    """Makes a layer of the later generation from its arguments, and counts it as an instance."""
+    """Makes a layer of the later generation from its arguments, and counts it as an instance. Not for subclasses."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if "kernel_count" in kwargs or "dilated_kernel_size" in kwargs:
-            return cls._later()(*args, **kwargs)
-        return super().__call__(*args, **kwargs)
+    def __call__(cls, *args: Any, scaling: float = 1.0, **kwargs: Any) -> Any:
+        if "later" not in vars(cls) or not kwargs.keys() & {"kernel_count", "dilated_kernel_size"}:
+            return super().__call__(*args, **kwargs)
+        if scaling != 1:
+            raise ValueError(f"scaling must be 1, got {scaling}: multiply P by it instead")
+        return vars(cls)["later"](*args, **{"version": "v0", **kwargs})
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return super().__instancecheck__(instance) or isinstance(instance, cls._later())
-
-    def _later(cls) -> type[DclsLayer]:
-        later: type[DclsLayer] = getattr(modules, cls.__name__)
-        return later
+        is_later = "later" in vars(cls) and isinstance(instance, vars(cls)["later"])
+        return is_later or super().__instancecheck__(instance)
 
 
 class Dcls1d(DilatedNd, metaclass=_EitherGeneration):
@@ -39,6 +39,7 @@ class Dcls1d(DilatedNd, metaclass=_EitherGeneration):
     """
 
     axes = 1
+    later: ClassVar[type[DclsLayer]] = modules.Dcls1d
 
 
 class Dcls2d(DilatedNd, metaclass=_EitherGeneration):
@@ -51,6 +52,7 @@ class Dcls2d(DilatedNd, metaclass=_EitherGeneration):
     """
 
     axes = 2
+    later: ClassVar[type[DclsLayer]] = modules.Dcls2d
 
 
 class Dcls3d(DilatedNd, metaclass=_EitherGeneration):
@@ -63,3 +65,4 @@ class Dcls3d(DilatedNd, metaclass=_EitherGeneration):
     """
 
     axes = 3
+    later: ClassVar[type[DclsLayer]] = modules.Dcls3d

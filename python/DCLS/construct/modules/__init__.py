@@ -4,8 +4,8 @@ They differ from those of :mod:`dcls_ops.nn` in the meaning of ``P`` and ``SIG``
 three dimensions the order of their axes depends on the version, and kernels that are not square have other centres.
 Checkpoints of the original load as they are, and give the same results.
 
-Differences from the original: ``clamp_parameters`` stops at taps that exist; positions at a tap, and ``SIG`` at 0, do
-get a gradient; ``m.version`` and ``m.DCK.version`` are one; ``padding="same"`` works; bad arguments are errors at once.
+Differences from the original, each with a test, are in docs/migrating.md: among them, ``clamp_parameters`` stops at
+taps that exist, and positions at a tap get the mean of their one-sided derivatives.
 """
 
 from typing import Any, ClassVar
@@ -147,6 +147,7 @@ class _Layer(DclsLayer):
 
     #: Any module that makes a dense kernel from (weight, P, SIG).
     DCK: Any
+    has_original_conventions = True
 
     @property
     def version(self) -> str:
@@ -164,6 +165,10 @@ class _Layer(DclsLayer):
 
     def _make_dck(self, version: str) -> _ConstructKernel:
         raise NotImplementedError
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A module that the original has pickled as a whole lacks what it had no need of.
+        super().__setstate__({"dense_kernel_size": (), **state})  # type: ignore[no-untyped-call]
 
     @property
     def sigma(self) -> Tensor | None:
@@ -242,6 +247,12 @@ class _DclsNd(_Layer):
             nn.init.normal_(positions, 0, 0.5)
         self.clamp_parameters()
 
+    def _is_customised(self) -> bool:
+        """Whether somebody has changed how the kernel is made, so that DCK must be called."""
+        dck = self.DCK
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        return type(dck) is not self._dck_class or "forward" in vars(dck) or any(getattr(dck, name) for name in hooks)
+
     def _conv_forward(
         self,
         input: Tensor,
@@ -250,12 +261,10 @@ class _DclsNd(_Layer):
         P: Tensor,
         SIG: Tensor | None,
     ) -> Tensor:
-        dck = self.DCK
-        is_flat = self.spatial_axes != dck.learned_axes
-        is_customised = type(dck) is not self._dck_class or dck._forward_hooks or dck._forward_pre_hooks
-        if is_flat or is_customised:
+        is_flat = self.spatial_axes != self._dck_class.learned_axes
+        if is_flat or self._is_customised():
             return super()._conv_forward(input, weight, bias, P, SIG)
-        positions, sigma = dck.interpolation(P, SIG)
+        positions, sigma = self.DCK.interpolation(P, SIG)
         padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
         convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
         return convolution(
