@@ -415,8 +415,9 @@ double im2col_cost(const KernelArguments& kernel_arguments, const ConvArguments&
     // Multiply-adds of the passes. The pass along one axis also makes what the later ones read around the tile.
     double multiply_adds = 0, surplus = 1;
     for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
-        const bool is_local = !has_sigma(kernel_arguments.version);
-        const int64_t taps = is_local ? std::min<int64_t>(2, geometry.kernel_size[axis]) : geometry.kernel_size[axis];
+        // Widths are not looked at: the default Gaussian of half a tap is not 0 at 14 taps.
+        const int64_t reach = has_sigma(kernel_arguments.version) ? 14 : 2;
+        const int64_t taps = std::min(reach, geometry.kernel_size[axis]);
         multiply_adds += static_cast<double>(taps) * surplus;
         surplus *= 1 + static_cast<double>(taps - 1) / static_cast<double>(std::max<int64_t>(tile[axis], 1));
     }
