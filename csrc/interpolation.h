@@ -91,20 +91,36 @@ struct TapRange {
     int64_t begin, end;
 };
 
-// The taps where interpolate() can be non-zero. A NaN gives every tap, so that it shows in the result; an infinite
+// The taps no further than `width` from `position`. A NaN gives every tap, so that it shows in the result; an infinite
 // position gives none.
+template <typename T>
+DCLS_HOST_DEVICE TapRange taps_within(T position, T width, int64_t extent) {
+    const T first = std::ceil(position - width);
+    const T past_last = std::floor(position + width) + T(1);
+    const T limit = static_cast<T>(extent);
+    const int64_t begin = first > T(0) ? (first < limit ? static_cast<int64_t>(first) : extent) : 0;
+    const int64_t end = past_last < limit ? (past_last > T(0) ? static_cast<int64_t>(past_last) : 0) : extent;
+    return {begin, end > begin ? end : begin};
+}
+
+// The taps where interpolate() can be non-zero for a formula in real numbers: all of them for a Gaussian.
 template <Version version, typename T>
 DCLS_HOST_DEVICE TapRange touched_taps(T position, [[maybe_unused]] T sigma, int64_t extent) {
     if constexpr (version == Version::gauss) {
         return {0, extent};
     } else {
-        const T width = version == Version::max ? sigma : T(1);
-        const T first = std::ceil(position - width);
-        const T past_last = std::floor(position + width) + T(1);
-        const T limit = static_cast<T>(extent);
-        const int64_t begin = first > T(0) ? (first < limit ? static_cast<int64_t>(first) : extent) : 0;
-        const int64_t end = past_last < limit ? (past_last > T(0) ? static_cast<int64_t>(past_last) : 0) : extent;
-        return {begin, end > begin ? end : begin};
+        return taps_within(position, version == Version::max ? sigma : T(1), extent);
+    }
+}
+
+// The same for finite positions and widths in floating point, where exp(-z^2 / 2) is 0 from some z on.
+template <Version version, typename T>
+DCLS_HOST_DEVICE TapRange nonzero_taps(T position, [[maybe_unused]] T sigma, int64_t extent) {
+    if constexpr (version == Version::gauss) {
+        const T furthest = sizeof(T) == sizeof(float) ? T(14.5) : T(38.7);  // exp(-105.1) and exp(-748.8)
+        return taps_within(position, furthest * std::abs(sigma), extent);
+    } else {
+        return touched_taps<version>(position, sigma, extent);
     }
 }
 

@@ -5,7 +5,7 @@
 // Shapes: weight (O, I/g, K), positions and sigma (d, O, I/g, K) or, shared by all out channels, (d, 1, I/g, K);
 // input (N, I, *spatial) or (I, *spatial). A *_backward operator returns one gradient for each entry of output_mask;
 // a gradient that is not asked for is a tensor without elements.
-STABLE_TORCH_LIBRARY(dcls, m) {
+STABLE_TORCH_LIBRARY(DCLS_NAMESPACE, m) {
     m.def(
         "construct_kernel(Tensor weight, Tensor positions, SymInt[] kernel_size, Tensor? sigma=None, "
         "str version=\"gauss\") -> Tensor");

@@ -17,15 +17,24 @@
 #include <tuple>
 #include <vector>
 
+// What the operators, and the CUDA kernels, are registered as. tests/cuda_on_cpu builds the CUDA sources as operators
+// of another namespace, for tensors on the CPU.
+#ifndef DCLS_NAMESPACE
+#define DCLS_NAMESPACE dcls
+#define DCLS_CUDA CUDA
+#endif
+
 namespace dcls {
 
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::headeronly::toString;
 using torch::stable::contiguous;
+using torch::stable::matmul;
 using torch::stable::narrow;
 using torch::stable::parallel_for;
 using torch::stable::squeeze;
+using torch::stable::sum;
 using torch::stable::Tensor;
 using torch::stable::transpose;
 using torch::stable::unsqueeze;

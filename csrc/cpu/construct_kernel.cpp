@@ -10,8 +10,8 @@
 // Every filter is treated as three-dimensional (filter_factors.h); backward skips missing axes.
 #include "construct_kernel.h"
 
+#include "../parameters.h"
 #include "filter_factors.h"
-#include "parameters.h"
 
 namespace dcls::cpu {
 namespace {
@@ -95,7 +95,7 @@ void forward(const Problem& problem, const Parameters<T>& parameters, T* kernel)
             std::fill_n(taps, problem.tap_count, T(0));
             for (int64_t k = 0; k < problem.kernel_count; ++k) {
                 const AxisFactors<T>* axes = factors.element(k);
-                add_outer_product(problem, axes, weight[k] / normalisation<version>(axes), taps);
+                add_outer_product(problem, axes, weight[k] / normalisation<version>(sums(axes)), taps);
             }
         };
     });
@@ -199,12 +199,12 @@ void backward(const Problem& problem, const T* grad_kernel, const Parameters<T>&
                 const AxisFactors<T>* axes = factors.element(k);
                 Contraction<T> normalised;
                 normalised.add(contract_filter(grad_kernel + filter * problem.tap_count, axes),
-                               T(1) / normalisation<version>(axes));
+                               T(1) / normalisation<version>(sums(axes)));
                 if (gradients.weight != nullptr) {
                     gradients.weight[element] = normalised.value;
                 }
                 for (int axis = problem.first_axis; axis < kAxes; ++axis) {
-                    const AxisGradients<version, T> axis_gradients(normalised, axes, axis);
+                    const AxisGradients<version, T> axis_gradients(normalised, sums(axes), axis);
                     const int64_t at = (axis - problem.first_axis) * axis_stride + element;
                     if (gradients.positions != nullptr) {
                         gradients.positions[at] = parameters.weight[element] * axis_gradients.position;
@@ -292,28 +292,4 @@ std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_
     return {cast(grad_weight, result), cast(grad_positions, result), cast(grad_sigma, result)};
 }
 
-namespace {
-
-Tensor construct_kernel_op(const Tensor& weight, const Tensor& positions, const IntList& kernel_size,
-                           const OptionalTensor& sigma, StringArgument version) {
-    const KernelArguments arguments =
-        check_kernel_arguments("construct_kernel", weight, positions, kernel_size, sigma, take(version));
-    return cast(construct_kernel(weight, positions, sigma, arguments), weight.scalar_type());
-}
-
-std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward_op(const Tensor& grad_kernel, const Tensor& weight,
-                                                                const Tensor& positions, const OptionalTensor& sigma,
-                                                                StringArgument version, const BoolList& output_mask) {
-    const auto mask = check_output_mask<3>("construct_kernel_backward", output_mask);
-    const KernelArguments arguments = check_construct_kernel_backward_arguments(
-        "construct_kernel_backward", grad_kernel, weight, positions, sigma, take(version));
-    return construct_kernel_backward(grad_kernel, weight, positions, sigma, arguments, mask);
-}
-
-}  // namespace
 }  // namespace dcls::cpu
-
-STABLE_TORCH_LIBRARY_IMPL(dcls, CPU, m) {
-    m.impl("construct_kernel", TORCH_BOX(&dcls::cpu::construct_kernel_op));
-    m.impl("construct_kernel_backward", TORCH_BOX(&dcls::cpu::construct_kernel_backward_op));
-}

@@ -16,8 +16,8 @@
 // Bound by the matrix product where O/g is large, by the interpolation where it is small.
 #include "conv_im2col.h"
 
-#include "../convolution.h"
-#include "parameters.h"
+#include "../aten_convolution.h"
+#include "../parameters.h"
 #include "separable.h"
 
 namespace dcls::cpu {
@@ -120,7 +120,7 @@ Problem<T> make_problem(const Geometry& geometry, const Tensor& input, const Pre
     for (int64_t i = 0; i < geometry.in_channels; ++i) {
         factors.tabulate_channel(i);
         for (int64_t k = 0; k < geometry.kernel_count; ++k) {
-            problem.inverse[i * geometry.kernel_count + k] = T(1) / normalisation<version>(factors.element(k));
+            problem.inverse[i * geometry.kernel_count + k] = T(1) / normalisation<version>(sums(factors.element(k)));
         }
     }
     T* normalised = problem.weight.template mutable_data_ptr<T>();
@@ -392,7 +392,7 @@ void add_contractions(const Problem<T>& problem, const std::vector<Contraction<T
             sum.add(contractions[at], T(1));
         }
         for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
-            const AxisGradients<version, T> gradients(sum, factors.element(k), axis);
+            const AxisGradients<version, T> gradients(sum, sums(factors.element(k)), axis);
             const int64_t at = (axis - geometry.first_axis) * geometry.elements() + element;
             if (grad_positions != nullptr) {
                 grad_positions[at] = gradients.position;
@@ -408,9 +408,9 @@ IntList sizes(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.siz
 
 }  // namespace
 
-double im2col_cost(const KernelArguments& kernel_arguments, const ConvArguments& arguments, const Tensor& input,
-                   Pass pass) {
-    const Geometry geometry(kernel_arguments, arguments, batched(input, arguments));
+double im2col_cost(const Convolution& convolution, Pass pass) {
+    const KernelArguments& kernel_arguments = convolution.kernel;
+    const Geometry geometry(kernel_arguments, convolution.arguments, batched(convolution.input, convolution.arguments));
     const Axes tile = forward_tiles(geometry).size();
     // Multiply-adds of the passes. The pass along one axis also makes what the later ones read around the tile.
     double multiply_adds = 0, surplus = 1;
@@ -426,9 +426,8 @@ double im2col_cost(const KernelArguments& kernel_arguments, const ConvArguments&
            (static_cast<double>(geometry.out_channels) + column + 2.4 * multiply_adds);
 }
 
-Tensor conv_im2col(const Tensor& input, const Tensor& weight, const Tensor& positions, const OptionalTensor& sigma,
-                   const OptionalTensor& bias, const KernelArguments& kernel_arguments,
-                   const ConvArguments& arguments) {
+Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias) {
+    const auto& [input, weight, positions, sigma, kernel_arguments, arguments] = convolution;
     const Tensor batched_input = batched(input, arguments);
     const ScalarType dtype = compute_dtype(weight);
     const PreparedParameters prepared(weight, positions, sigma, dtype);
@@ -447,12 +446,10 @@ Tensor conv_im2col(const Tensor& input, const Tensor& weight, const Tensor& posi
     return arguments.batched ? output : squeeze(output, 0);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Tensor& grad_output, const Tensor& input,
-                                                                        const Tensor& weight, const Tensor& positions,
-                                                                        const OptionalTensor& sigma,
-                                                                        const KernelArguments& kernel_arguments,
-                                                                        const ConvArguments& arguments,
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Tensor& grad_output,
+                                                                        const Convolution& convolution,
                                                                         const std::array<bool, 5>& output_mask) {
+    const auto& [input, weight, positions, sigma, kernel_arguments, arguments] = convolution;
     const Tensor batched_input = batched(input, arguments);
     const ScalarType dtype = compute_dtype(weight);
     const PreparedParameters prepared(weight, positions, sigma, dtype);

@@ -2,30 +2,19 @@
 // missing leading axes have one tap and the factor 1.
 #pragma once
 
-#include "../checks.h"
+#include "../contraction.h"
 
 #include <algorithm>
 #include <numeric>
 
 namespace dcls::cpu {
 
-constexpr int kAxes = 3;
-
-using Axes = std::array<int64_t, kAxes>;
-
-// One entry for every axis, from those of the spatial axes alone.
-inline Axes three_axes(const IntList& values, int64_t missing) {
-    Axes axes{missing, missing, missing};
-    std::copy(values.begin(), values.end(), axes.end() - static_cast<int64_t>(values.size()));
-    return axes;
-}
-
 // One element's factors along one axis, by tap, and their sums over the axis. Outside `range` they are not set, and 0.
 template <typename T>
 struct AxisFactors {
     T *value, *d_position, *d_sigma;
     TapRange range;
-    T sum, sum_d_position, sum_d_sigma;
+    AxisSums<T> sums;
 };
 
 // The factors of all elements of one filter.
@@ -39,7 +28,7 @@ class FilterFactors {
         for (int64_t k = 0; k < kernel_count; ++k) {
             for (int axis = 0; axis < kAxes; ++axis) {
                 AxisFactors<T>& factors = axes_[k * kAxes + axis];
-                factors = {next, next + extent[axis], next + 2 * extent[axis], {0, 1}, T(1), T(0), T(0)};
+                factors = {next, next + extent[axis], next + 2 * extent[axis], {0, 1}, {T(1), T(0), T(0)}};
                 if (axis < first_axis) {
                     next[0] = T(1);
                 }
@@ -57,7 +46,7 @@ class FilterFactors {
                 const int64_t at = (axis - first_axis_) * axis_stride + k;
                 tabulate_axis(axes[axis], extent_[axis], positions[at], has_sigma(version) ? sigma[at] : T(0));
             }
-            if (!std::isfinite(axes[0].sum * axes[1].sum * axes[2].sum)) {
+            if (!std::isfinite(axes[0].sums.value * axes[1].sums.value * axes[2].sums.value)) {
                 touch_every_tap(axes);
             }
         }
@@ -108,10 +97,10 @@ class FilterFactors {
         if constexpr (version == Version::gauss) {
             factors.range = without_zeros(value, range);
         }
-        factors.sum = std::accumulate(value + begin, value + end, T(0));
+        factors.sums.value = std::accumulate(value + begin, value + end, T(0));
         if constexpr (with_derivatives && is_normalised(version)) {
-            factors.sum_d_position = std::accumulate(d_position + begin, d_position + end, T(0));
-            factors.sum_d_sigma = std::accumulate(d_sigma + begin, d_sigma + end, T(0));
+            factors.sums.d_position = std::accumulate(d_position + begin, d_position + end, T(0));
+            factors.sums.d_sigma = std::accumulate(d_sigma + begin, d_sigma + end, T(0));
         }
     }
 
@@ -121,44 +110,9 @@ class FilterFactors {
     std::vector<T> storage_;
 };
 
-template <Version version, typename T>
-T normalisation(const AxisFactors<T>* axes) {
-    return is_normalised(version) ? axes[0].sum * axes[1].sum * axes[2].sum + T(kNormalisationEpsilon) : T(1);
-}
-
-// The gradient of a loss in the taps of a filter, contracted with one element: in full with its factors, and with the
-// factor of one axis replaced by a derivative.
 template <typename T>
-struct Contraction {
-    T value = 0;
-    std::array<T, kAxes> d_position{}, d_sigma{};
-
-    void add(const Contraction& other, T scale) {
-        value += scale * other.value;
-        for (int axis = 0; axis < kAxes; ++axis) {
-            d_position[axis] += scale * other.d_position[axis];
-            d_sigma[axis] += scale * other.d_sigma[axis];
-        }
-    }
-};
-
-// The gradients for an element's position and width along one axis, from a contraction that was divided by the
-// normalisation: d(X / (S + eps)) = dX / (S + eps) - X dS / (S + eps)^2, where S is the product of the axes' sums.
-template <Version version, typename T>
-struct AxisGradients {
-    T position, sigma;
-
-    AxisGradients(const Contraction<T>& normalised, const AxisFactors<T>* axes, int axis) {
-        T other_sums = 0;
-        if constexpr (is_normalised(version)) {
-            other_sums = normalised.value / normalisation<version>(axes);
-            for (int other = 0; other < kAxes; ++other) {
-                other_sums *= other == axis ? T(1) : axes[other].sum;
-            }
-        }
-        position = normalised.d_position[axis] - other_sums * axes[axis].sum_d_position;
-        sigma = normalised.d_sigma[axis] - other_sums * axes[axis].sum_d_sigma;
-    }
-};
+std::array<AxisSums<T>, kAxes> sums(const AxisFactors<T>* axes) {
+    return {axes[0].sums, axes[1].sums, axes[2].sums};
+}
 
 }  // namespace dcls::cpu

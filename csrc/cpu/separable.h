@@ -7,7 +7,7 @@
 // Bound by one load and one multiply-add a touched tap in each pass, from a window that fits a core's L1 or L2 cache.
 #pragma once
 
-#include "geometry.h"
+#include "filter_factors.h"
 #include "tiles.h"
 
 namespace dcls::cpu {

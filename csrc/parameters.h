@@ -1,9 +1,9 @@
-// The parameters of a kernel as the CPU kernels read them, and the choice of a kernel's template arguments.
+// The parameters of a kernel as kernels read them, and the choice of a kernel's template arguments.
 #pragma once
 
-#include "../checks.h"
+#include "checks.h"
 
-namespace dcls::cpu {
+namespace dcls {
 
 // float16 and bfloat16 parameters are computed in float32.
 inline ScalarType compute_dtype(const Tensor& weight) {
@@ -54,4 +54,4 @@ void dispatch(Version version, ScalarType dtype, const Body& body) {
     dtype == ScalarType::Double ? dispatch_version<double>(version, body) : dispatch_version<float>(version, body);
 }
 
-}  // namespace dcls::cpu
+}  // namespace dcls

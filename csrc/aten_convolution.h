@@ -17,8 +17,8 @@ inline Tensor formatted(const Tensor& result, const Tensor& like, const ConvArgu
     return arguments.batched ? contiguous_result : squeeze(contiguous_result, 0);
 }
 
-inline Tensor convolution(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
-                          const ConvArguments& arguments) {
+inline Tensor aten_dense(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
+                         const ConvArguments& arguments) {
     const ScalarType dtype = input.scalar_type();
     const Tensor batched_input = batched(input, arguments);
     const OptionalTensor cast_bias = bias.has_value() ? OptionalTensor(cast(*bias, dtype)) : std::nullopt;
@@ -28,8 +28,8 @@ inline Tensor convolution(const Tensor& input, const Tensor& kernel, const Optio
 }
 
 // Gradients for (input, kernel, bias). The values of `kernel` matter to the first only, its shape to all.
-inline std::array<Tensor, 3> convolution_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
-                                                  const ConvArguments& arguments, std::array<bool, 3> output_mask) {
+inline std::array<Tensor, 3> aten_dense_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                                 const ConvArguments& arguments, std::array<bool, 3> output_mask) {
     const ScalarType dtype = input.scalar_type();
     const Tensor batched_input = batched(input, arguments);
     auto gradients = aten_convolution_backward(batched(grad_output, arguments), batched_input, cast(kernel, dtype),

@@ -1,9 +1,23 @@
 // The shapes of one convolution, with three spatial axes always: missing leading ones have the extent 1.
 #pragma once
 
-#include "filter_factors.h"
+#include "checks.h"
 
-namespace dcls::cpu {
+#include <algorithm>
+#include <array>
+
+namespace dcls {
+
+constexpr int kAxes = 3;
+
+using Axes = std::array<int64_t, kAxes>;
+
+// One entry for every axis, from those of the spatial axes alone.
+inline Axes three_axes(const IntList& values, int64_t missing) {
+    Axes axes{missing, missing, missing};
+    std::copy(values.begin(), values.end(), axes.end() - static_cast<int64_t>(values.size()));
+    return axes;
+}
 
 struct Geometry {
     int64_t images, groups;
@@ -28,4 +42,4 @@ struct Geometry {
     int64_t elements() const { return in_channels * kernel_count; }
 };
 
-}  // namespace dcls::cpu
+}  // namespace dcls

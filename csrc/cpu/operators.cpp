@@ -1,0 +1,58 @@
+// The operators on the CPU, and the rule of method "auto" there.
+#include "../operators.h"
+
+#include "../aten_convolution.h"
+#include "construct_kernel.h"
+#include "conv_im2col.h"
+
+#include <algorithm>
+
+namespace dcls::cpu {
+namespace {
+
+// The rule behind method "auto": the cheaper of the methods, each by its estimated cost for one in channel and output
+// pixel in multiply-adds of a large matrix product. The constants are fitted to `make bench-shared` on one processor
+// with AVX-512; benchmarks/results/shared-positions-cpu.json has the times of both methods and of "auto".
+double construct_cost(const KernelArguments& kernel, const ConvArguments& conv, Pass pass) {
+    double taps = 1;
+    for (const auto extent : kernel.kernel_size) {
+        taps *= static_cast<double>(extent);
+    }
+    const int64_t out_channels = kernel.out_channels / conv.groups;
+    if (out_channels > 1) {
+        return (pass == Pass::forward ? 0.65 : 0.85) * taps * static_cast<double>(out_channels);
+    }
+    // Depthwise: aten's fast kernels have no backward, and stop at a padding of 6.
+    const bool is_fast = pass == Pass::forward && *std::max_element(conv.padding.begin(), conv.padding.end()) <= 6;
+    return (is_fast ? 2 : pass == Pass::forward ? 22 : 15) * taps;
+}
+
+struct Backend {
+    static constexpr auto construct_kernel = cpu::construct_kernel;
+    static constexpr auto construct_kernel_backward = cpu::construct_kernel_backward;
+
+    static Method choose_method(const Convolution& convolution, Pass pass) {
+        const bool is_cheaper =
+            convolution.kernel.shared_positions &&
+            im2col_cost(convolution, pass) < construct_cost(convolution.kernel, convolution.arguments, pass);
+        return is_cheaper ? Method::im2col : Method::construct;
+    }
+
+    static Tensor conv(Method, const Convolution& convolution, const OptionalTensor& bias) {
+        return conv_im2col(convolution, bias);
+    }
+    static auto conv_backward(Method, const Tensor& grad_output, const Convolution& convolution,
+                              const std::array<bool, 5>& output_mask) {
+        return conv_im2col_backward(grad_output, convolution, output_mask);
+    }
+
+    static constexpr auto dense = aten_dense;
+    static constexpr auto dense_backward = aten_dense_backward;
+    static constexpr auto depthwise_conv2d = aten_dense;
+    static constexpr auto depthwise_conv2d_backward = aten_dense_backward;
+};
+
+}  // namespace
+}  // namespace dcls::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(dcls, CPU, m) { dcls::register_operators<dcls::cpu::Backend>(m); }

@@ -1,0 +1,159 @@
+// One element of a kernel, as threads read it: its place along every axis, and its factors there.
+#pragma once
+
+#include "../contraction.h"
+#include "../parameters.h"
+
+#include <cuda_runtime.h>
+
+namespace dcls::cuda {
+
+constexpr int kWarp = 32;
+
+// How the elements of all filters are stored. Filter (o, i) is number o * in_channels + i; in_channels are those of a
+// group. Missing leading axes have the extent 1.
+struct Elements {
+    Axes extent;
+    int first_axis;
+    int64_t out_channels, in_channels, kernel_count;
+    bool shared_positions;
+
+    explicit Elements(const KernelArguments& arguments)
+        : extent(three_axes(arguments.kernel_size, 1)),
+          first_axis(kAxes - static_cast<int>(arguments.spatial_axes())),
+          out_channels(arguments.out_channels),
+          in_channels(arguments.in_channels_per_group),
+          kernel_count(arguments.kernel_count),
+          shared_positions(arguments.shared_positions) {}
+
+    __host__ __device__ int64_t filters() const { return out_channels * in_channels; }
+    __host__ __device__ int64_t taps() const { return extent[0] * extent[1] * extent[2]; }
+    // Those with positions of their own.
+    __host__ __device__ int64_t places() const { return (shared_positions ? in_channels : filters()) * kernel_count; }
+    // Which of these is element k of a filter.
+    __host__ __device__ int64_t place(int64_t filter, int64_t k) const {
+        return (shared_positions ? filter % in_channels : filter) * kernel_count + k;
+    }
+};
+
+template <Version version, typename C>
+struct Element {
+    std::array<C, kAxes> position, sigma, inward;  // positions count from the first tap
+    int first_axis;
+
+    __device__ Element(const Elements& elements, const Parameters<C>& parameters, int64_t place)
+        : position{}, sigma{}, inward{}, first_axis(elements.first_axis) {
+#pragma unroll
+        for (int axis = 0; axis < kAxes; ++axis) {
+            if (axis >= first_axis) {
+                const int64_t at = (axis - first_axis) * elements.places() + place;
+                const int64_t extent = elements.extent[axis];
+                position[axis] = parameters.positions[at] + static_cast<C>(extent / 2);
+                sigma[axis] = has_sigma(version) ? parameters.sigma[at] : C(0);
+                inward[axis] = inward_side(position[axis], extent);
+            }
+        }
+    }
+
+    __device__ Factor<C> factor(int axis, int64_t tap) const {
+        return axis < first_axis ? Factor<C>{C(1), C(0), C(0)}
+                                 : interpolate<version>(static_cast<C>(tap), position[axis], sigma[axis], inward[axis]);
+    }
+
+    // Whether a factor may be NaN or infinite. It then shows at every tap, because 0 times it is NaN.
+    __device__ bool is_wild() const {
+        C sum = 0;
+        for (int axis = 0; axis < kAxes; ++axis) {
+            sum += position[axis] + sigma[axis];
+            sum += version == Version::gauss && axis >= first_axis ? C(1) / sigma[axis] : C(0);
+        }
+        return sum - sum != C(0);
+    }
+
+    __device__ TapRange touched(int axis, int64_t extent, bool wild) const {
+        return axis < first_axis || wild ? TapRange{0, extent}
+                                         : nonzero_taps<version>(position[axis], sigma[axis], extent);
+    }
+};
+
+// The sum over the lanes of a warp, in all of them. The order is always the same.
+template <typename C>
+__device__ C warp_sum(C value) {
+    for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+        value += __shfl_xor_sync(~0u, value, distance);
+    }
+    return value;
+}
+
+template <typename C>
+__device__ Contraction<C> warp_sum(Contraction<C> contraction) {
+    contraction.value = warp_sum(contraction.value);
+#pragma unroll
+    for (int axis = 0; axis < kAxes; ++axis) {
+        contraction.d_position[axis] = warp_sum(contraction.d_position[axis]);
+        contraction.d_sigma[axis] = warp_sum(contraction.d_sigma[axis]);
+    }
+    return contraction;
+}
+
+// The sums of an element's factors over every axis, by a warp.
+template <Version version, typename C>
+__device__ std::array<AxisSums<C>, kAxes> warp_axis_sums(const Element<version, C>& element, const Axes& extent,
+                                                         int lane) {
+    std::array<AxisSums<C>, kAxes> sums{};
+#pragma unroll
+    for (int axis = 0; axis < kAxes; ++axis) {
+        for (int64_t tap = lane; tap < extent[axis]; tap += kWarp) {
+            const Factor<C> factor = element.factor(axis, tap);
+            sums[axis].value += factor.value;
+            sums[axis].d_position += factor.d_position;
+            sums[axis].d_sigma += factor.d_sigma;
+        }
+        sums[axis] = {warp_sum(sums[axis].value), warp_sum(sums[axis].d_position), warp_sum(sums[axis].d_sigma)};
+    }
+    return sums;
+}
+
+// Where the gradients of elements go, (O, I/g, K) and (d, O, I/g, K); null where not asked for.
+template <Version version, typename C>
+struct ElementGradients {
+    C *weight, *positions, *sigma;
+
+    // `normalised` is the element's contraction, divided by its normalisation.
+    __device__ void write(const Elements& elements, int64_t element, C element_weight, const Contraction<C>& normalised,
+                          const std::array<AxisSums<C>, kAxes>& sums) const {
+        if (weight != nullptr) {
+            weight[element] = normalised.value;
+        }
+        const int64_t axis_stride = elements.filters() * elements.kernel_count;
+#pragma unroll
+        for (int axis = 0; axis < kAxes; ++axis) {
+            if (axis >= elements.first_axis) {
+                const AxisGradients<version, C> gradients(normalised, sums, axis);
+                const int64_t at = (axis - elements.first_axis) * axis_stride + element;
+                if (positions != nullptr) {
+                    positions[at] = element_weight * gradients.position;
+                }
+                if (sigma != nullptr) {
+                    sigma[at] = element_weight * gradients.sigma;
+                }
+            }
+        }
+    }
+};
+
+// Adds what the loss' gradient at one tap means for an element with these factors there.
+template <typename C>
+__device__ void contract_tap(C gradient, const Factor<C>& z, const Factor<C>& y, const Factor<C>& x,
+                             Contraction<C>& contraction) {
+    const C zy = gradient * z.value * y.value, zx = gradient * z.value * x.value, yx = gradient * y.value * x.value;
+    contraction.value += zy * x.value;
+    contraction.d_position[0] += yx * z.d_position;
+    contraction.d_position[1] += zx * y.d_position;
+    contraction.d_position[2] += zy * x.d_position;
+    contraction.d_sigma[0] += yx * z.d_sigma;
+    contraction.d_sigma[1] += zx * y.d_sigma;
+    contraction.d_sigma[2] += zy * x.d_sigma;
+}
+
+}  // namespace dcls::cuda

@@ -1,0 +1,61 @@
+// Where and how kernels are launched.
+#pragma once
+
+#include "../stable.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+namespace dcls::cuda {
+
+// Launches kernels on a tensor's device, on the current stream there; the device is the current one for as long as the
+// launcher lives. Nothing waits for the device, so that all of it can be captured in a CUDA graph.
+class Launcher {
+ public:
+    explicit Launcher(const Tensor& on) : guard_(nullptr, [](CUDAGuardHandle g) { aoti_torch_delete_cuda_guard(g); }) {
+        const int32_t device = on.get_device_index();
+        CUDAGuardHandle guard = nullptr;
+        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device, &guard));
+        guard_.reset(guard);
+        void* stream = nullptr;
+        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+        stream_ = static_cast<cudaStream_t>(stream);
+    }
+
+    // For `items` pieces of work of a block each. A grid has a limit, so kernels visit them with for_each_item.
+    template <typename... Parameters, typename... Arguments>
+    void operator()(void (*kernel)(Parameters...), int64_t items, int threads, int64_t shared_bytes,
+                    Arguments&&... arguments) const {
+        if (items == 0) {
+            return;
+        }
+        cudaLaunchConfig_t config{};
+        config.gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(items, kMaxBlocks)));
+        config.blockDim = dim3(static_cast<unsigned>(threads));
+        config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+        config.stream = stream_;
+        STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
+    }
+
+ private:
+    static constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
+
+    std::unique_ptr<CUDAGuardOpaque, void (*)(CUDAGuardHandle)> guard_;
+    cudaStream_t stream_ = nullptr;
+};
+
+// body(item) for the block's share of `items`.
+template <typename Body>
+__device__ void for_each_item(int64_t items, const Body& body) {
+    for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+        body(item);
+    }
+}
+
+}  // namespace dcls::cuda
