@@ -34,7 +34,6 @@ using torch::stable::matmul;
 using torch::stable::narrow;
 using torch::stable::parallel_for;
 using torch::stable::squeeze;
-using torch::stable::sum;
 using torch::stable::Tensor;
 using torch::stable::transpose;
 using torch::stable::unsqueeze;
@@ -76,6 +75,10 @@ inline Tensor empty_in_format(const IntList& sizes, const Tensor& like, MemoryFo
 // What an operator returns for a gradient that its output_mask leaves out: a tensor without elements. (Not
 // an undefined one, which a fake kernel could not describe.)
 inline Tensor not_computed(ScalarType dtype, const Tensor& like) { return empty({0}, dtype, like); }
+
+inline Tensor sum_over(const Tensor& self, const IntList& dims, bool keepdim = false) {
+    return torch::stable::sum(self, torch::headeronly::IntHeaderOnlyArrayRef(dims.data(), dims.size()), keepdim);
+}
 
 // result = a b, or result += a b, for matrices on the CPU.
 inline void cpu_matrix_product(const Tensor& a, const Tensor& b, bool accumulate, const Tensor& result) {

@@ -6,7 +6,3 @@
 extern "C" __attribute__((visibility("default"))) const char* dcls_cuda_build_info() {
     return "compiled by " DCLS_COMPILER ", CUDA architectures " DCLS_CUDA_ARCHITECTURES;
 }
-
-// No CUDA kernel is registered: on CUDA the operators run their ATen reference (dcls_ops/ops/). The empty block checks
-// that the Stable ABI links against a CUDA library.
-STABLE_TORCH_LIBRARY_IMPL(dcls, CUDA, m) { (void)m; }

@@ -242,7 +242,7 @@ std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_
     });
     // Shared positions add up what all out channels want of them.
     const auto finished = [&](bool wanted, const Tensor& gradient) {
-        return cast(wanted && arguments.shared_positions ? sum(gradient, {1}, true) : gradient, weight.scalar_type());
+        return cast(wanted && arguments.shared_positions ? sum_over(gradient, {1}, true) : gradient, weight.scalar_type());
     };
     return {cast(grad_weight, weight.scalar_type()), finished(output_mask[1], grad_positions),
             finished(output_mask[2], grad_sigma)};

@@ -1,0 +1,422 @@
+// Large-kernel depthwise convolution on CUDA: output, gradient of the input and gradient of the kernel are all
+//
+//     out[y, x] = sum over taps (j, i) of kernel[j, i] * in[y + j, x + i]
+//
+// for planes in three roles, at stride 1. Any other stride s splits into phases: every s-th tap, from tap r on, meets
+// every s-th input. The output is a sum over phases; of either gradient, a phase makes every s-th row and column. So
+// one kernel does it all, on maps that skip rows and columns of planes (AxisMap).
+//
+// A block makes a tile of one or several output planes ("slots": images of a channel, which share the kernel, or, where
+// channels lie next to each other, channels). It copies a block of taps and the part of the input that they meet to
+// shared memory, zeros where the input is padded. A thread keeps 8 rows x 4 columns of output in registers; it takes a
+// row of input 4 columns at a time, and multiplies them by the taps of all its 8 output rows: per 4 taps and row, a
+// vector of input and up to 8 of taps are loaded for 128 multiply-adds. Bound by multiply-adds where slots share the
+// kernel, else by shared memory.
+//
+// Each output belongs to one thread, and gradients of kernels are summed over chunks of images that depend on shapes
+// only: results are the same every time.
+#include "depthwise_conv2d.h"
+
+#include "../aten_convolution.h"
+#include "launch.h"
+#include "ptx.h"
+#include "view.h"
+
+namespace dcls::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kRows = 8, kColumns = 4;  // outputs of a thread
+constexpr int kMostTaps = 32;           // of a block of taps, along an axis
+constexpr int64_t kSharedBytes = 48 << 10;
+constexpr int64_t kWantedBlocks =
+    1024;  // into this many blocks a gradient of kernels is cut if there are images enough
+
+enum class Role { forward, grad_input, grad_kernel };
+
+struct AxisShape {
+    int64_t input, kernel, output, stride, padding;
+
+    __host__ __device__ int64_t phases() const { return std::min(stride, kernel); }
+};
+
+__host__ __device__ int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
+__host__ __device__ int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
+
+// Some entries of a plane along an axis: entry `first`, and every step-th from there.
+struct Line {
+    int64_t first, step;
+
+    __device__ int64_t operator[](int64_t i) const { return first + i * step; }
+};
+
+// One axis of out[i] = sum over j of kernel[j] * in[i + j]. Inputs are 0 outside 0 .. in_extent - 1.
+struct AxisMap {
+    int64_t outputs, taps, in_extent;
+    Line out, tap, in;
+};
+
+template <Role role>
+__host__ __device__ AxisMap axis_map(const AxisShape& a, int64_t phase) {
+    const int64_t taps = ceil_div(a.kernel - phase, a.stride), shift = phase - a.padding;
+    if constexpr (role == Role::forward) {
+        // out[y] = sum over q of kernel[s q + r] in[s (y + q) + r - padding]
+        return {a.output, taps, a.input, {0, 1}, {phase, a.stride}, {shift, a.stride}};
+    } else if constexpr (role == Role::grad_input) {
+        // grad_input[s u + r - padding] = sum over q of kernel[s q + r] grad_output[u - q]; first is the smallest u
+        const int64_t first = ceil_div(-shift, a.stride), last = floor_div(a.input - 1 - shift, a.stride);
+        return {std::max<int64_t>(last - first + 1, 0),
+                taps,
+                a.output,
+                {first * a.stride + shift, a.stride},
+                {phase + (taps - 1) * a.stride, -a.stride},
+                {first - taps + 1, 1}};
+    } else {
+        // grad_kernel[s q + r] = sum over y of grad_output[y] in[s (q + y) + r - padding]
+        return {taps, a.output, a.input, {phase, a.stride}, {0, 1}, {shift, a.stride}};
+    }
+}
+
+// Of the phase that has the most.
+template <Role role>
+__host__ __device__ int64_t most_outputs(const AxisShape& a) {
+    return role == Role::forward ? a.output : ceil_div(role == Role::grad_input ? a.input : a.kernel, a.stride);
+}
+
+struct Problem {
+    AxisShape y, x;
+    int64_t images, channels, multiplier;
+    int64_t chunk;  // images whose part in a gradient of kernels goes into one sum
+};
+
+// How a block works.
+struct Plan {
+    int threads_y, threads_x, slots;
+    bool channel_slots;         // else they are images
+    bool slots_fastest;         // neighbouring threads take neighbouring slots, not neighbouring columns
+    int tap_rows, tap_columns;  // of a block of taps
+    // Rows, and strides of rows and slots, in shared memory. Vectors of 16 bytes start at every fourth column.
+    int in_rows, in_pitch, in_slot, tap_pitch, tap_slot;
+
+    __host__ __device__ int tile_rows() const { return threads_y * kRows; }
+    __host__ __device__ int tile_columns() const { return threads_x * kColumns; }
+    // Slots that are channels have kernels of their own.
+    __host__ __device__ int tap_slots() const { return channel_slots ? slots : 1; }
+    int entries() const { return slots * in_slot + tap_slots() * tap_slot; }
+};
+
+int whole_vectors(int columns) { return (columns + 3) / 4 * 4; }
+
+// Threads of neighbouring slots then read from different banks.
+int odd_vectors(int entries) { return entries / 4 % 2 == 1 ? entries : entries + 4; }
+
+// As many of `count` as a block of at most `most`, all blocks being about as large.
+int even_share(int64_t count, int64_t most) { return static_cast<int>(ceil_div(count, ceil_div(count, most))); }
+
+template <Role role>
+Plan make_plan(const Problem& problem, bool channels_together, int64_t entry_bytes) {
+    const AxisMap y = axis_map<role>(problem.y, 0), x = axis_map<role>(problem.x, 0);  // no phase has more taps
+    const int64_t channels = problem.channels * (role == Role::grad_input ? 1 : problem.multiplier);
+    Plan plan{};
+    plan.channel_slots = role == Role::grad_kernel || channels_together;
+    plan.slots_fastest = channels_together;
+    const int64_t most_slots = plan.channel_slots ? channels : std::max<int64_t>(problem.images, 1);
+    // Where channels lie together, 8 of them are read in one piece.
+    const int fewest_slots = channels_together ? static_cast<int>(std::min<int64_t>(8, most_slots)) : 1;
+    const int64_t threads = kThreads / fewest_slots;
+    plan.threads_x =
+        static_cast<int>(std::min({ceil_div(most_outputs<role>(problem.x), kColumns), threads, int64_t{16}}));
+    plan.threads_y =
+        static_cast<int>(std::min(ceil_div(most_outputs<role>(problem.y), kRows), threads / plan.threads_x));
+    plan.slots = static_cast<int>(std::min<int64_t>(most_slots, kThreads / (plan.threads_y * plan.threads_x)));
+    plan.tap_rows = even_share(y.taps, kMostTaps);
+    plan.tap_columns = even_share(x.taps, kMostTaps);
+    const int64_t valid_rows = ceil_div(y.in_extent, y.in.step);
+    for (;;) {
+        plan.in_rows = static_cast<int>(std::min<int64_t>(plan.tile_rows() + plan.tap_rows - 1, valid_rows));
+        plan.in_pitch = plan.tile_columns() + whole_vectors(plan.tap_columns);
+        plan.in_slot = odd_vectors(plan.in_rows * plan.in_pitch);
+        plan.tap_pitch = whole_vectors(plan.tap_columns);
+        plan.tap_slot = odd_vectors(plan.tap_rows * plan.tap_pitch);
+        if (plan.entries() * entry_bytes <= kSharedBytes) {
+            return plan;
+        }
+        // The tile of one thread and 32 x 32 taps fit, so this ends.
+        int& too_large = plan.slots > fewest_slots ? plan.slots
+                         : plan.tap_rows > 16      ? plan.tap_rows
+                         : plan.threads_y > 1      ? plan.threads_y
+                         : plan.threads_x > 1      ? plan.threads_x
+                                                   : plan.slots;
+        too_large = (too_large + 1) / 2;
+    }
+}
+
+template <typename C>
+struct alignas(16) Four {
+    C at[4];
+};
+
+template <typename C>
+__device__ Four<C> load_four(const C* from) {
+    return *reinterpret_cast<const Four<C>*>(from);
+}
+
+// Copies rows x columns entries of some planes to shared memory: entries that `row` and `column` name, 0 where they are
+// outside of the plane.
+template <typename T, typename PlaneOf>
+__device__ void load_maps(Compute<T>* to, int pitch, int slot_pitch, int slots, int rows, int columns, const Line& row,
+                          const Line& column, int64_t height, int64_t width, const View<const T>& view,
+                          bool slots_fastest, const PlaneOf& plane_of) {
+    for (int i = static_cast<int>(threadIdx.x); i < slots * rows * columns; i += kThreads) {
+        // Neighbouring threads read what lies next to each other.
+        const int slot = slots_fastest ? i % slots : i / columns / rows;
+        const int rest = slots_fastest ? i / slots : i;
+        const int r = rest / columns % rows, c = rest % columns;
+        const int64_t y = row[r], x = column[c];
+        const bool valid = y >= 0 && y < height && x >= 0 && x < width;
+        const T* from = plane_of(slot) + (valid ? y * view.stride[1] + x * view.stride[2] : 0);
+        Compute<T>* entry = to + slot * slot_pitch + r * pitch + c;
+        if constexpr (std::is_same_v<T, Compute<T>>) {
+            copy_async(entry, from, valid);
+        } else {
+            *entry = valid ? static_cast<float>(*from) : 0.0f;
+        }
+    }
+}
+
+// sums[j][c] += kernel row * input row, for output row j at kernel row t - j. `in` is the input row from the first
+// output's first tap on.
+template <typename C>
+__device__ void add_row(C (&sums)[kRows][kColumns], const C* in, const C* taps, int tap_pitch, int t, int tap_rows,
+                        int tap_columns) {
+    Four<C> left = load_four(in);
+    for (int i = 0; i < tap_columns; i += 4) {
+        const Four<C> right = load_four(in + i + 4);
+        const C segment[8] = {left.at[0],  left.at[1],  left.at[2],  left.at[3],
+                              right.at[0], right.at[1], right.at[2], right.at[3]};
+        const int count = tap_columns - i;  // not more: 0 times a NaN or an infinity that no tap meets would be NaN
+#pragma unroll
+        for (int j = 0; j < kRows; ++j) {
+            if (t - j >= 0 && t - j < tap_rows) {  // the same for all threads
+                const Four<C> tap = load_four(taps + (t - j) * tap_pitch + i);
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    if (k < count) {
+#pragma unroll
+                        for (int c = 0; c < kColumns; ++c) {
+                            sums[j][c] += tap.at[k] * segment[c + k];
+                        }
+                    }
+                }
+            }
+        }
+        left = right;
+    }
+}
+
+template <Role role, typename T, typename Out>
+__global__ void __launch_bounds__(kThreads)
+    correlate_planes(Problem problem, Plan plan, View<const T> in, View<const T> kernel, View<Out> out, const T* bias) {
+    using C = Compute<T>;
+    constexpr bool sums_phases = role == Role::forward;
+    C* const shared_in = shared_memory<C>();
+    C* const shared_taps = shared_in + plan.slots * plan.in_slot;
+
+    // This thread's outputs.
+    const int thread = static_cast<int>(threadIdx.x), threads_of_slot = plan.threads_y * plan.threads_x;
+    const int slot = plan.slots_fastest ? thread % plan.slots : thread / threads_of_slot;
+    const int thread_in_slot = plan.slots_fastest ? thread / plan.slots : thread % threads_of_slot;
+    const int row = thread_in_slot / plan.threads_x * kRows, column = thread_in_slot % plan.threads_x * kColumns;
+    const C* const own_in = shared_in + slot * plan.in_slot + column;
+    const C* const own_taps = shared_taps + (plan.channel_slots ? slot : 0) * plan.tap_slot;
+
+    // Output planes are numbered (image or chunk of images, channel).
+    const int64_t channels = role == Role::grad_input ? problem.channels : problem.channels * problem.multiplier;
+    const int64_t images = role == Role::grad_kernel ? ceil_div(problem.images, problem.chunk) : problem.images;
+    const int64_t slot_groups = ceil_div(plan.channel_slots ? channels : images, plan.slots);
+    const int64_t planes = slot_groups * (plan.channel_slots ? images : channels);
+    const int64_t tiles_x = ceil_div(most_outputs<role>(problem.x), plan.tile_columns());
+    const int64_t tiles_y = ceil_div(most_outputs<role>(problem.y), plan.tile_rows());
+    const int64_t phases_x = problem.x.phases(), phases = problem.y.phases() * phases_x;
+
+    for_each_item(planes * (sums_phases ? 1 : phases) * tiles_y * tiles_x, [&](int64_t item) {
+        const int64_t tile_x = item % tiles_x * plan.tile_columns();
+        item /= tiles_x;
+        const int64_t tile_y = item % tiles_y * plan.tile_rows();
+        item /= tiles_y;
+        const int64_t own_phase = sums_phases ? 0 : item % phases;
+        item /= sums_phases ? 1 : phases;
+        const int64_t first_slot = item % slot_groups * plan.slots, other = item / slot_groups;
+        const int64_t first_image = plan.channel_slots ? other : first_slot;
+        const int64_t first_channel = plan.channel_slots ? first_slot : other;
+        const int slots =
+            static_cast<int>(std::min<int64_t>(plan.slots, (plan.channel_slots ? channels : images) - first_slot));
+        const auto image = [&](int s) { return first_image + (plan.channel_slots ? 0 : s); };
+        const auto channel = [&](int s) { return first_channel + (plan.channel_slots ? s : 0); };
+
+        C sums[kRows][kColumns] = {};
+        const int64_t terms = role == Role::forward ? phases
+                              : role == Role::grad_input
+                                  ? problem.multiplier
+                                  : std::min(problem.chunk, problem.images - first_image * problem.chunk);
+        for (int64_t term = 0; term < terms; ++term) {
+            const int64_t phase = sums_phases ? term : own_phase;
+            const AxisMap y = axis_map<role>(problem.y, phase / phases_x);
+            const AxisMap x = axis_map<role>(problem.x, phase % phases_x);
+            const auto in_plane = [&](int s) {
+                if constexpr (role == Role::forward) {
+                    return in.plane(image(s), channel(s) / problem.multiplier);
+                } else if constexpr (role == Role::grad_input) {
+                    return in.plane(image(s), channel(s) * problem.multiplier + term);
+                } else {
+                    return in.plane(image(s) * problem.chunk + term, channel(s) / problem.multiplier);
+                }
+            };
+            const auto kernel_plane = [&](int s) {
+                if constexpr (role == Role::forward) {
+                    return kernel.plane(channel(s), 0);
+                } else if constexpr (role == Role::grad_input) {
+                    return kernel.plane(channel(s) * problem.multiplier + term, 0);
+                } else {
+                    return kernel.plane(image(s) * problem.chunk + term, channel(s));
+                }
+            };
+            // Rows of input, counted as in AxisMap, that are inside the plane.
+            const int64_t first_valid = ceil_div(-y.in.first, y.in.step);
+            const int64_t last_valid = floor_div(y.in_extent - 1 - y.in.first, y.in.step);
+            for (int64_t tap_y = 0; tap_y < y.taps; tap_y += plan.tap_rows) {
+                const int tap_rows = static_cast<int>(std::min<int64_t>(plan.tap_rows, y.taps - tap_y));
+                const int64_t reach = tile_y + tap_y;  // the first input row that the tile meets, and how many it meets
+                const int64_t first_row = std::max(reach, first_valid);
+                const int rows = static_cast<int>(std::max<int64_t>(
+                    std::min(reach + plan.tile_rows() + tap_rows - 2, last_valid) - first_row + 1, 0));
+                for (int64_t tap_x = 0; tap_x < x.taps; tap_x += plan.tap_columns) {
+                    const int tap_columns = static_cast<int>(std::min<int64_t>(plan.tap_columns, x.taps - tap_x));
+                    __syncthreads();  // the last taps have been read
+                    load_maps<T>(shared_in, plan.in_pitch, plan.in_slot, slots, rows, plan.in_pitch,
+                                 {y.in[first_row], y.in.step}, {x.in[tile_x + tap_x], x.in.step}, y.in_extent,
+                                 x.in_extent, in, plan.slots_fastest, in_plane);
+                    load_maps<T>(shared_taps, plan.tap_pitch, plan.tap_slot, plan.channel_slots ? slots : 1, tap_rows,
+                                 tap_columns, {y.tap[tap_y], y.tap.step}, {x.tap[tap_x], x.tap.step},
+                                 role == Role::grad_kernel ? problem.y.output : problem.y.kernel,
+                                 role == Role::grad_kernel ? problem.x.output : problem.x.kernel, kernel,
+                                 plan.slots_fastest, kernel_plane);
+                    copy_wait();
+                    __syncthreads();
+                    if (slot < slots && thread_in_slot < threads_of_slot) {
+                        const int64_t above = reach + row - first_row;  // stored row of the first output's first tap
+                        for (int t = 0; t < tap_rows + kRows - 1; ++t) {
+                            if (above + t >= 0 && above + t < rows) {
+                                add_row(sums, own_in + (above + t) * plan.in_pitch, own_taps, plan.tap_pitch, t,
+                                        tap_rows, tap_columns);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+
+        const AxisMap y = axis_map<role>(problem.y, own_phase / phases_x);
+        const AxisMap x = axis_map<role>(problem.x, own_phase % phases_x);
+        if (slot < slots && thread_in_slot < threads_of_slot) {
+            Out* const plane = out.plane(image(slot), channel(slot));
+            const C added = bias != nullptr ? static_cast<C>(bias[channel(slot)]) : C(0);
+#pragma unroll
+            for (int j = 0; j < kRows; ++j) {
+#pragma unroll
+                for (int c = 0; c < kColumns; ++c) {
+                    const int64_t oy = tile_y + row + j, ox = tile_x + column + c;
+                    if (oy < y.outputs && ox < x.outputs) {
+                        plane[y.out[oy] * out.stride[1] + x.out[ox] * out.stride[2]] =
+                            static_cast<Out>(sums[j][c] + added);
+                    }
+                }
+            }
+        }
+    });
+}
+
+template <Role role, typename T, typename Out>
+void correlate(const Problem& problem, bool channels_together, const Tensor& in, const Tensor& kernel,
+               const Tensor& out, const Tensor* bias) {
+    const Plan plan = make_plan<role>(problem, channels_together, sizeof(Compute<T>));
+    const int64_t channels = problem.channels * (role == Role::grad_input ? 1 : problem.multiplier);
+    const int64_t images = role == Role::grad_kernel ? ceil_div(problem.images, problem.chunk) : problem.images;
+    const int64_t planes =
+        plan.channel_slots ? ceil_div(channels, plan.slots) * images : ceil_div(images, plan.slots) * channels;
+    const int64_t phases = role == Role::forward ? 1 : problem.y.phases() * problem.x.phases();
+    const int64_t tiles = ceil_div(most_outputs<role>(problem.y), plan.tile_rows()) *
+                          ceil_div(most_outputs<role>(problem.x), plan.tile_columns());
+    const Launcher launch(in);
+    launch(correlate_planes<role, T, Out>, planes * phases * tiles, kThreads,
+           plan.entries() * static_cast<int64_t>(sizeof(Compute<T>)), problem, plan, View<const T>(in),
+           View<const T>(kernel), View<Out>(out), bias != nullptr ? bias->const_data_ptr<T>() : nullptr);
+}
+
+Problem make_problem(const Tensor& batched_input, const Tensor& kernel, const ConvArguments& arguments) {
+    const auto axis = [&](size_t a) {
+        const auto at = static_cast<int64_t>(a) + 2;
+        return AxisShape{batched_input.size(at), kernel.size(at), arguments.batched_output_shape()[a + 2],
+                         arguments.stride[a], arguments.padding[a]};
+    };
+    const int64_t channels = batched_input.size(1);
+    return {axis(0), axis(1), batched_input.size(0), channels, kernel.size(0) / channels, 1};
+}
+
+}  // namespace
+
+Tensor depthwise_conv2d(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
+                        const ConvArguments& arguments) {
+    const ScalarType dtype = input.scalar_type();
+    const Tensor batched_input = batched(input, arguments), rounded_kernel = cast(kernel, dtype);
+    const OptionalTensor rounded_bias =
+        bias.has_value() ? OptionalTensor(contiguous(cast(*bias, dtype))) : std::nullopt;
+    const Tensor output =
+        empty_in_format(arguments.batched_output_shape(), batched_input, memory_format_like(batched_input));
+    dispatch_dtype(dtype, [&]<typename T>() {
+        correlate<Role::forward, T, T>(make_problem(batched_input, kernel, arguments), is_channels_last(batched_input),
+                                       batched_input, rounded_kernel, output,
+                                       rounded_bias.has_value() ? &*rounded_bias : nullptr);
+    });
+    return arguments.batched ? output : squeeze(output, 0);
+}
+
+std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                                const ConvArguments& arguments, std::array<bool, 3> output_mask) {
+    const ScalarType dtype = input.scalar_type();
+    const Tensor batched_input = batched(input, arguments), batched_grad = batched(grad_output, arguments);
+    const bool channels_together = is_channels_last(batched_input);
+    Problem problem = make_problem(batched_input, kernel, arguments);
+    std::array<Tensor, 3> gradients{not_computed(dtype, input), not_computed(dtype, input), not_computed(dtype, input)};
+    if (output_mask[0]) {
+        Tensor grad_input = empty_in_format({problem.images, problem.channels, problem.y.input, problem.x.input},
+                                            batched_input, memory_format_like(batched_input));
+        if (problem.y.stride > problem.y.kernel || problem.x.stride > problem.x.kernel) {
+            zero_(grad_input);  // inputs between kernels are in no phase
+        }
+        const Tensor rounded_kernel = cast(kernel, dtype);
+        dispatch_dtype(dtype, [&]<typename T>() {
+            correlate<Role::grad_input, T, T>(problem, channels_together, batched_grad, rounded_kernel, grad_input,
+                                              nullptr);
+        });
+        gradients[0] = arguments.batched ? grad_input : squeeze(grad_input, 0);
+    }
+    if (output_mask[1]) {
+        const int64_t wanted = ceil_div(kWantedBlocks, problem.channels * problem.multiplier);
+        problem.chunk = std::max<int64_t>(1, ceil_div(problem.images, wanted));
+        const Tensor chunks =
+            empty({ceil_div(problem.images, problem.chunk), kernel.size(0), kernel.size(2), kernel.size(3)},
+                  dtype == ScalarType::Double ? dtype : ScalarType::Float, input);
+        dispatch_dtype(dtype, [&]<typename T>() {
+            correlate<Role::grad_kernel, T, Compute<T>>(problem, channels_together, batched_input, batched_grad, chunks,
+                                                        nullptr);
+        });
+        gradients[1] = unsqueeze(cast(sum_over(chunks, {0}), dtype), 1);
+    }
+    if (output_mask[2]) {
+        gradients[2] = sum_over(batched_grad, {0, 2, 3});
+    }
+    return gradients;
+}
+
+}  // namespace dcls::cuda
