@@ -17,6 +17,18 @@ inline Tensor formatted(const Tensor& result, const Tensor& like, const ConvArgu
     return arguments.batched ? contiguous_result : squeeze(contiguous_result, 0);
 }
 
+inline IntList sizes(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
+
+// The gradient of a convolution's bias, in grad_output's dtype.
+inline Tensor bias_gradient(const Tensor& grad_output, const ConvArguments& arguments) {
+    const Tensor batched_grad = batched(grad_output, arguments);
+    IntList dims{0};
+    for (int64_t dim = 2; dim < batched_grad.dim(); ++dim) {
+        dims.push_back(dim);
+    }
+    return sum_over(batched_grad, dims);
+}
+
 inline Tensor aten_dense(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
                          const ConvArguments& arguments) {
     const ScalarType dtype = input.scalar_type();

@@ -8,7 +8,7 @@ namespace dcls {
 namespace {
 
 constexpr std::array<std::string_view, 4> kVersions{"v0", "v1", "max", "gauss"};
-constexpr std::array<std::string_view, 3> kMethods{"auto", "construct", "im2col"};
+constexpr std::array<std::string_view, 4> kMethods{"auto", "construct", "direct", "im2col"};
 
 // No extent, stride or padding comes near; below it, their sums and products fit 64 bits.
 constexpr int64_t kLimit = int64_t{1} << 31;

@@ -35,7 +35,7 @@ KernelArguments check_construct_kernel_backward_arguments(std::string_view op, c
                                                           const Tensor& weight, const Tensor& positions,
                                                           const OptionalTensor& sigma, std::string_view version);
 
-enum class Method { automatic, construct, im2col };
+enum class Method { automatic, construct, direct, im2col };
 
 // The validated arguments of a convolution.
 struct ConvArguments {

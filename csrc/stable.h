@@ -80,6 +80,14 @@ inline Tensor sum_over(const Tensor& self, const IntList& dims, bool keepdim = f
     return torch::stable::sum(self, torch::headeronly::IntHeaderOnlyArrayRef(dims.data(), dims.size()), keepdim);
 }
 
+inline Tensor add(const Tensor& a, const Tensor& b) {
+    return torch::stable::subtract(a, b, -1.0);  // what the Stable ABI has
+}
+
+inline Tensor full(const IntList& sizes, double value, ScalarType dtype, const Tensor& like) {
+    return torch::stable::full(sizes, value, dtype, std::nullopt, like.device());
+}
+
 // result = a b, or result += a b, for matrices on the CPU.
 inline void cpu_matrix_product(const Tensor& a, const Tensor& b, bool accumulate, const Tensor& result) {
     STABLE_TORCH_ERROR_CODE_CHECK(

@@ -2,12 +2,14 @@
 //
 // Forward: a block builds a box of one filter's taps. It tabulates the per-axis factors of some elements at a time in
 // shared memory; then each thread adds up the elements, in order, at its own taps. Backward: a warp contracts its
-// element with the filter's gradient, box by box, from a table of its own, and adds up its lanes as a tree. Both are
+// element with the filter's gradient, box by box, from a table of its own, and adds up its lanes as a tree
+// (element_gradients.cu does the rest). Both are
 // bound by shared memory: three loads an element and tap.
 //
 // Nothing is added to by two threads, so results are the same every time.
 #include "construct_kernel.h"
 
+#include "element_gradients.h"
 #include "ptx.h"
 
 namespace dcls::cuda {
@@ -139,14 +141,12 @@ __global__ void __launch_bounds__(kThreads)
 
 template <Version version, typename C>
 __global__ void __launch_bounds__(kThreads)
-    construct_kernel_backward_kernel(Elements elements, Boxes boxes, Parameters<C> parameters, const C* grad_kernel,
-                                     ElementGradients<version, C> gradients) {
+    contract_kernel(Elements elements, Boxes boxes, Parameters<C> parameters, const C* grad_kernel, C* contractions) {
     const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
     Factor<C>* table = shared_memory<Factor<C>>() + warp * boxes.factors();
-    const int64_t count = elements.filters() * elements.kernel_count;
-    for_each_item((count + kWarps - 1) / kWarps, [&](int64_t item) {
+    for_each_item((elements.count() + kWarps - 1) / kWarps, [&](int64_t item) {
         const int64_t index = item * kWarps + warp;
-        if (index >= count) {
+        if (index >= elements.count()) {
             return;
         }
         const int64_t filter = index / elements.kernel_count;
@@ -166,11 +166,9 @@ __global__ void __launch_bounds__(kThreads)
                              contraction);
             }
         }
-        const auto sums = warp_axis_sums(element, elements.extent, lane);
-        Contraction<C> normalised;
-        normalised.add(warp_sum(contraction), C(1) / normalisation<version>(sums));
+        contraction = warp_sum(contraction);
         if (lane == 0) {
-            gradients.write(elements, index, parameters.weight[index], normalised, sums);
+            store(contraction, contractions, index, elements.count());
         }
     });
 }
@@ -215,37 +213,16 @@ std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_
     const PreparedParameters prepared(weight, positions, sigma, dtype);
     const Tensor grad = contiguous(cast(grad_kernel, dtype));
     const Elements elements(arguments);
-    output_mask[2] = output_mask[2] && sigma.has_value();
-    const IntList per_filter{arguments.spatial_axes(), elements.out_channels, elements.in_channels,
-                             elements.kernel_count};
-    const auto allocate = [&](bool wanted, const IntList& shape) {
-        return wanted ? empty(shape, dtype, weight) : not_computed(dtype, weight);
-    };
-    const Tensor grad_weight = allocate(output_mask[0], {per_filter.begin() + 1, per_filter.end()});
-    const Tensor grad_positions = allocate(output_mask[1], per_filter);
-    const Tensor grad_sigma = allocate(output_mask[2], per_filter);
-
+    const Tensor contractions = empty({1, kContractionValues, elements.count()}, dtype, weight);
     constexpr int64_t kBoxTaps = 256;
     const Boxes boxes(elements.extent, kBoxTaps);
     const Launcher launch(weight);
     dispatch(arguments.version, dtype, [&]<Version version, typename C>() {
-        const auto pointer = [](bool wanted, const Tensor& tensor) {
-            return wanted ? tensor.mutable_data_ptr<C>() : nullptr;
-        };
-        const ElementGradients<version, C> gradients{pointer(output_mask[0], grad_weight),
-                                                     pointer(output_mask[1], grad_positions),
-                                                     pointer(output_mask[2], grad_sigma)};
-        const int64_t count = elements.filters() * elements.kernel_count;
-        launch(construct_kernel_backward_kernel<version, C>, (count + kWarps - 1) / kWarps, kThreads,
+        launch(contract_kernel<version, C>, (elements.count() + kWarps - 1) / kWarps, kThreads,
                static_cast<int64_t>(sizeof(Factor<C>)) * kWarps * boxes.factors(), elements, boxes,
-               prepared.pointers<C>(), grad.const_data_ptr<C>(), gradients);
+               prepared.pointers<C>(), grad.const_data_ptr<C>(), contractions.mutable_data_ptr<C>());
     });
-    // Shared positions add up what all out channels want of them.
-    const auto finished = [&](bool wanted, const Tensor& gradient) {
-        return cast(wanted && arguments.shared_positions ? sum_over(gradient, {1}, true) : gradient, weight.scalar_type());
-    };
-    return {cast(grad_weight, weight.scalar_type()), finished(output_mask[1], grad_positions),
-            finished(output_mask[2], grad_sigma)};
+    return element_gradients(contractions, elements, prepared, arguments, weight.scalar_type(), output_mask);
 }
 
 }  // namespace dcls::cuda

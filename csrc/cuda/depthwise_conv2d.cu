@@ -215,7 +215,7 @@ __device__ void add_row(C (&sums)[kRows][kColumns], const C* in, const C* taps, 
 }
 
 template <Role role, typename T, typename Out>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     correlate_planes(Problem problem, Plan plan, View<const T> in, View<const T> kernel, View<Out> out, const T* bias) {
     using C = Compute<T>;
     constexpr bool sums_phases = role == Role::forward;
@@ -414,7 +414,7 @@ std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const
         gradients[1] = unsqueeze(cast(sum_over(chunks, {0}), dtype), 1);
     }
     if (output_mask[2]) {
-        gradients[2] = sum_over(batched_grad, {0, 2, 3});
+        gradients[2] = bias_gradient(grad_output, arguments);
     }
     return gradients;
 }

@@ -27,6 +27,7 @@ struct Elements {
           shared_positions(arguments.shared_positions) {}
 
     __host__ __device__ int64_t filters() const { return out_channels * in_channels; }
+    __host__ __device__ int64_t count() const { return filters() * kernel_count; }
     __host__ __device__ int64_t taps() const { return extent[0] * extent[1] * extent[2]; }
     // Those with positions of their own.
     __host__ __device__ int64_t places() const { return (shared_positions ? in_channels : filters()) * kernel_count; }
@@ -113,34 +114,6 @@ __device__ std::array<AxisSums<C>, kAxes> warp_axis_sums(const Element<version, 
     }
     return sums;
 }
-
-// Where the gradients of elements go, (O, I/g, K) and (d, O, I/g, K); null where not asked for.
-template <Version version, typename C>
-struct ElementGradients {
-    C *weight, *positions, *sigma;
-
-    // `normalised` is the element's contraction, divided by its normalisation.
-    __device__ void write(const Elements& elements, int64_t element, C element_weight, const Contraction<C>& normalised,
-                          const std::array<AxisSums<C>, kAxes>& sums) const {
-        if (weight != nullptr) {
-            weight[element] = normalised.value;
-        }
-        const int64_t axis_stride = elements.filters() * elements.kernel_count;
-#pragma unroll
-        for (int axis = 0; axis < kAxes; ++axis) {
-            if (axis >= elements.first_axis) {
-                const AxisGradients<version, C> gradients(normalised, sums, axis);
-                const int64_t at = (axis - elements.first_axis) * axis_stride + element;
-                if (positions != nullptr) {
-                    positions[at] = element_weight * gradients.position;
-                }
-                if (sigma != nullptr) {
-                    sigma[at] = element_weight * gradients.sigma;
-                }
-            }
-        }
-    }
-};
 
 // Adds what the loss' gradient at one tap means for an element with these factors there.
 template <typename C>

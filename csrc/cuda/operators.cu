@@ -3,25 +3,79 @@
 
 #include "../aten_convolution.h"
 #include "construct_kernel.h"
+#include "conv_direct.h"
+#include "conv_im2col.h"
 #include "depthwise_conv2d.h"
+
+#include <algorithm>
 
 namespace dcls::cuda {
 namespace {
+
+// The rule behind method "auto": the cheapest of the methods by an estimate for one in channel and output pixel, in
+// multiply-adds of a dense convolution. The estimates count what each method's kernels are bound by; they were not
+// fitted to measurements.
+struct Costs {
+    double construct, direct, im2col;
+
+    explicit Costs(const Convolution& convolution) {
+        const KernelArguments& kernel = convolution.kernel;
+        const auto out_channels = static_cast<double>(kernel.out_channels / convolution.arguments.groups);
+        const auto elements = static_cast<double>(kernel.kernel_count);
+        double taps = 1, touched = 1;
+        for (const auto extent : kernel.kernel_size) {
+            // Widths are not looked at: the default Gaussian of half a tap is not 0 at 14 taps.
+            const int64_t reach = has_sigma(kernel.version) ? 14 : 2;
+            taps *= static_cast<double>(extent);
+            touched *= static_cast<double>(std::min(reach, extent));
+        }
+        construct = taps * out_channels;
+        direct = 4 * elements * touched * out_channels;    // a load from shared memory each
+        im2col = elements * (out_channels + 8 * touched);  // a bounded load from the cache each
+    }
+};
+
+// Fewer taps than this are PyTorch's: its depthwise kernels are made for small ones.
+constexpr int64_t kLargeKernel = 49;
+
+bool is_large_depthwise(const Tensor& kernel, const ConvArguments& arguments) {
+    return kernel.dim() == 4 && kernel.size(1) == 1 && arguments.groups > 1 &&
+           kernel.size(2) * kernel.size(3) >= kLargeKernel;
+}
 
 struct Backend {
     static constexpr auto construct_kernel = cuda::construct_kernel;
     static constexpr auto construct_kernel_backward = cuda::construct_kernel_backward;
 
-    static Method choose_method(const Convolution&, Pass) { return Method::construct; }
-
-    static Tensor conv(Method, const Convolution&, const OptionalTensor& bias) { return *bias; }
-    static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_backward(Method, const Tensor& t, const Convolution&,
-                                                                            const std::array<bool, 5>&) {
-        return {t, t, t, t, t};
+    static Method choose_method(const Convolution& convolution, Pass) {
+        const Costs costs(convolution);
+        if (convolution.kernel.shared_positions && costs.im2col < std::min(costs.construct, costs.direct)) {
+            return Method::im2col;
+        }
+        return costs.direct < costs.construct ? Method::direct : Method::construct;
     }
 
-    static constexpr auto dense = aten_dense;
-    static constexpr auto dense_backward = aten_dense_backward;
+    static Tensor conv(Method method, const Convolution& convolution, const OptionalTensor& bias) {
+        return method == Method::direct ? conv_direct(convolution, bias) : conv_im2col(convolution, bias);
+    }
+    static auto conv_backward(Method method, const Tensor& grad_output, const Convolution& convolution,
+                              const std::array<bool, 5>& output_mask) {
+        return method == Method::direct ? conv_direct_backward(grad_output, convolution, output_mask)
+                                        : conv_im2col_backward(grad_output, convolution, output_mask);
+    }
+
+    static Tensor dense(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
+                        const ConvArguments& arguments) {
+        return is_large_depthwise(kernel, arguments) ? cuda::depthwise_conv2d(input, kernel, bias, arguments)
+                                                     : aten_dense(input, kernel, bias, arguments);
+    }
+    static std::array<Tensor, 3> dense_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                                const ConvArguments& arguments, std::array<bool, 3> output_mask) {
+        return is_large_depthwise(kernel, arguments)
+                   ? cuda::depthwise_conv2d_backward(grad_output, input, kernel, arguments, output_mask)
+                   : aten_dense_backward(grad_output, input, kernel, arguments, output_mask);
+    }
+
     static constexpr auto depthwise_conv2d = cuda::depthwise_conv2d;
     static constexpr auto depthwise_conv2d_backward = cuda::depthwise_conv2d_backward;
 };

@@ -1,0 +1,100 @@
+// The gradients of elements' parameters: a warp takes an element, sums its factors over every axis, and its first lane
+// applies the rule of contraction.h. Bound by the factors, K(L_1 + .. + L_d) a filter.
+#include "element_gradients.h"
+
+#include "launch.h"
+
+namespace dcls::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
+
+template <typename C>
+__device__ Contraction<C> load(const C* from, int64_t element, int64_t elements) {
+    Contraction<C> contraction;
+    contraction.value = from[element];
+#pragma unroll
+    for (int axis = 0; axis < kAxes; ++axis) {
+        contraction.d_position[axis] = from[(1 + axis) * elements + element];
+        contraction.d_sigma[axis] = from[(1 + kAxes + axis) * elements + element];
+    }
+    return contraction;
+}
+
+// (O, I/g, K) and (d, O, I/g, K); null where not asked for.
+template <typename C>
+struct Gradients {
+    C *weight, *positions, *sigma;
+};
+
+template <Version version, typename C>
+__global__ void __launch_bounds__(kThreads) element_gradients_kernel(Elements elements, Parameters<C> parameters,
+                                                                     const C* contractions, Gradients<C> gradients) {
+    const int lane = static_cast<int>(threadIdx.x % kWarp);
+    const int64_t count = elements.count();
+    for_each_item((count + kWarps - 1) / kWarps, [&](int64_t item) {
+        const int64_t index = item * kWarps + threadIdx.x / kWarp;
+        if (index >= count) {
+            return;
+        }
+        const int64_t place = elements.place(index / elements.kernel_count, index % elements.kernel_count);
+        const auto sums = warp_axis_sums(Element<version, C>(elements, parameters, place), elements.extent, lane);
+        if (lane != 0) {
+            return;
+        }
+        Contraction<C> normalised;
+        normalised.add(load(contractions, index, count), C(1) / normalisation<version>(sums));
+        if (gradients.weight != nullptr) {
+            gradients.weight[index] = normalised.value;
+        }
+#pragma unroll
+        for (int axis = 0; axis < kAxes; ++axis) {
+            if (axis >= elements.first_axis) {
+                const AxisGradients<version, C> of_axis(normalised, sums, axis);
+                const int64_t at = (axis - elements.first_axis) * count + index;
+                if (gradients.positions != nullptr) {
+                    gradients.positions[at] = parameters.weight[index] * of_axis.position;
+                }
+                if (gradients.sigma != nullptr) {
+                    gradients.sigma[at] = parameters.weight[index] * of_axis.sigma;
+                }
+            }
+        }
+    });
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> element_gradients(const Tensor& contractions, const Elements& elements,
+                                                     const PreparedParameters& parameters,
+                                                     const KernelArguments& arguments, ScalarType dtype,
+                                                     std::array<bool, 3> output_mask) {
+    output_mask[2] = output_mask[2] && parameters.sigma.has_value();
+    const IntList shape{arguments.spatial_axes(), elements.out_channels, elements.in_channels, elements.kernel_count};
+    const auto allocate = [&](bool wanted, const IntList& shape) {
+        return wanted ? empty(shape, contractions.scalar_type(), contractions) : not_computed(dtype, contractions);
+    };
+    const Tensor grad_weight = allocate(output_mask[0], {shape.begin() + 1, shape.end()});
+    const Tensor grad_positions = allocate(output_mask[1], shape);
+    const Tensor grad_sigma = allocate(output_mask[2], shape);
+
+    const Tensor total = contractions.size(0) == 1 ? contractions : sum_over(contractions, {0});
+    const Launcher launch(contractions);
+    dispatch(arguments.version, contractions.scalar_type(), [&]<Version version, typename C>() {
+        const auto pointer = [](bool wanted, const Tensor& tensor) {
+            return wanted ? tensor.mutable_data_ptr<C>() : nullptr;
+        };
+        launch(element_gradients_kernel<version, C>, (elements.count() + kWarps - 1) / kWarps, kThreads, 0, elements,
+               parameters.pointers<C>(), total.const_data_ptr<C>(),
+               Gradients<C>{pointer(output_mask[0], grad_weight), pointer(output_mask[1], grad_positions),
+                            pointer(output_mask[2], grad_sigma)});
+    });
+    // Shared positions add up what all out channels want of them.
+    const auto finished = [&](bool wanted, const Tensor& gradient) {
+        return cast(wanted && elements.shared_positions ? sum_over(gradient, {1}, true) : gradient, dtype);
+    };
+    return {cast(grad_weight, dtype), finished(output_mask[1], grad_positions), finished(output_mask[2], grad_sigma)};
+}
+
+}  // namespace dcls::cuda
