@@ -13,7 +13,7 @@ LINTED := dcls_ops python tests benchmarks examples
 demo: $(VENV)/installed $(VENV)/demo
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/installed $(VENV)/oracle.installed
+test: $(VENV)/installed $(VENV)/oracle.installed $(VENV)/cuda_on_cpu.built
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/requirements
@@ -60,6 +60,16 @@ $(VENV)/installed: $(VENV)/requirements CMakeLists.txt pyproject.toml $(CPP)
 
 $(VENV)/demo: $(VENV)/installed requirements-demo.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-demo.txt
+	touch $@
+
+# The CUDA sources compiled as C++ (tests/cuda_on_cpu): once as they are, once with sanitizers.
+CUDA_ON_CPU := $(BIN)/cmake -S . -G Ninja -DDCLS_CUDA=OFF -DDCLS_CUDA_ON_CPU=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+$(VENV)/cuda_on_cpu.built: $(VENV)/requirements CMakeLists.txt $(CPP) $(wildcard tests/cuda_on_cpu/*)
+	$(CUDA_ON_CPU) -B build/cuda_on_cpu -DCMAKE_CXX_FLAGS_RELEASE=-O2
+	$(BIN)/cmake --build build/cuda_on_cpu --target dcls_cuda_on_cpu
+	$(CUDA_ON_CPU) -B build/cuda_on_cpu_sanitized -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g" -DDCLS_SANITIZE=address,undefined
+	$(BIN)/cmake --build build/cuda_on_cpu_sanitized --target dcls_cuda_on_cpu
 	touch $@
 
 # The original package, which tests compare with; not on Python's path, because it owns the folder name DCLS.

@@ -39,7 +39,7 @@ struct Geometry {
           padding(three_axes(conv.padding, 0)) {}
 
     // Rows of columns: elements of all in channels of a group.
-    int64_t elements() const { return in_channels * kernel_count; }
+    DCLS_HOST_DEVICE int64_t elements() const { return in_channels * kernel_count; }
 };
 
 }  // namespace dcls

@@ -103,13 +103,17 @@ struct ReadAxis {
     }
 
     // Which of the entries that a pixel reads belongs to a tap.
-    __device__ int offset(int64_t tap) const {
-        const int from_first = static_cast<int>(tap) - first_tap;
+    __device__ int offset(int tap) const {
+        const int from_first = tap - first_tap;
         return role == Role::forward ? from_first : taps - 1 - from_first;
     }
 
-    __device__ TapRange in_block(const TapRange& range) const {
-        return {std::max<int64_t>(range.begin, first_tap), std::min<int64_t>(range.end, first_tap + taps)};
+    struct Range {
+        int begin, end;
+    };
+    __device__ Range in_block(const TapRange& range) const {
+        return {std::max(static_cast<int>(range.begin), first_tap),
+                std::min(static_cast<int>(range.end), first_tap + taps)};
     }
 };
 
@@ -142,15 +146,15 @@ struct Read {
     __device__ void add(const Element<version, C>& element, C weight, const Axes& extent, const C* entries,
                         const int (&starts)[kPixels], C (&sums)[kPixels]) const {
         const bool wild = element.is_wild();
-        const TapRange zs = z.in_block(element.touched(0, extent[0], wild));
-        const TapRange ys = y.in_block(element.touched(1, extent[1], wild));
-        const TapRange xs = x.in_block(element.touched(2, extent[2], wild));
-        for (int64_t tz = zs.begin; tz < zs.end; ++tz) {
+        const auto zs = z.in_block(element.touched(0, extent[0], wild));
+        const auto ys = y.in_block(element.touched(1, extent[1], wild));
+        const auto xs = x.in_block(element.touched(2, extent[2], wild));
+        for (int tz = zs.begin; tz < zs.end; ++tz) {
             const C at_z = weight * element.factor(0, tz).value;
-            for (int64_t ty = ys.begin; ty < ys.end; ++ty) {
+            for (int ty = ys.begin; ty < ys.end; ++ty) {
                 const C at_y = at_z * element.factor(1, ty).value;
                 const C* row = entries + (z.offset(tz) * y.size + y.offset(ty)) * x.size;
-                for (int64_t tx = xs.begin; tx < xs.end; ++tx) {
+                for (int tx = xs.begin; tx < xs.end; ++tx) {
                     const C share = at_y * element.factor(2, tx).value;
                     const C* at_tap = row + x.offset(tx);
 #pragma unroll
@@ -169,7 +173,7 @@ __device__ Axes pixel_in_tile(const Plan& plan, int j) {
 }
 
 template <Role role, Version version, typename T>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     direct_kernel(Geometry geometry, Elements elements, Plan plan, Parameters<Compute<T>> parameters,
                   const Compute<T>* inverse, View<const T> in, View<T> out, const Compute<T>* bias) {
     using C = Compute<T>;
@@ -258,7 +262,7 @@ struct Meeting {
 
 // Images [first, first + chunk) of the element's part.
 template <Version version, typename T>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     contract_images_kernel(Geometry geometry, Elements elements, int64_t chunk, Parameters<Compute<T>> parameters,
                            View<const T> grad_output, View<const T> in, Compute<T>* contractions) {
     using C = Compute<T>;

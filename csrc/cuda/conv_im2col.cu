@@ -26,7 +26,10 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kPixels = 4;
-constexpr int64_t kTileEntries = 1 << 22;
+#ifndef DCLS_TILE_ENTRIES  // tests/cuda_on_cpu makes tiles small, so that small shapes have several
+#define DCLS_TILE_ENTRIES (1 << 22)
+#endif
+constexpr int64_t kTileEntries = DCLS_TILE_ENTRIES;
 constexpr int64_t kWantedWarps =
     8192;  // into as many parts the contraction of a tile is cut if there are pixels enough
 constexpr int64_t kSmallestPart = 256;  // pixels
@@ -94,7 +97,7 @@ __device__ void for_each_tap(const Element<version, C>& element, const Axes& ext
 
 // columns[channel * K + k, pixel]; channels are those of all groups.
 template <Version version, typename T>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     columns_kernel(Geometry geometry, Elements elements, Tile tile, Parameters<Compute<T>> parameters,
                    const Compute<T>* inverse, View<const T> in, T* columns) {
     using C = Compute<T>;
@@ -130,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 
 // grad_input[image, channel, pixel] += what the tile's output pixels want of it.
 template <Version version, typename T>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     grad_input_kernel(Geometry geometry, Elements elements, Tile tile, Parameters<Compute<T>> parameters,
                       const Compute<T>* inverse, const T* grad_columns, Compute<T>* grad_input) {
     using C = Compute<T>;
@@ -177,7 +180,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 
 // contractions (parts, groups, 7, (I/g) K): a part is a run of `run` pixels of the tile.
 template <Version version, typename T>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     contract_columns_kernel(Geometry geometry, Elements elements, Tile tile, int64_t run,
                             Parameters<Compute<T>> parameters, const T* grad_columns, View<const T> in,
                             Compute<T>* contractions) {
@@ -258,7 +261,6 @@ class Im2col {
     const Tensor& input() const { return input_; }
     const Tensor& weight() const { return weight_; }
     const Geometry& geometry() const { return geometry_; }
-    const Elements& elements() const { return elements_; }
 
     template <typename Body>
     void for_each_tile(const Body& body) const {

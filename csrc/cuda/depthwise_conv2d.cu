@@ -215,7 +215,7 @@ __device__ void add_row(C (&sums)[kRows][kColumns], const C* in, const C* taps, 
 }
 
 template <Role role, typename T, typename Out>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     correlate_planes(Problem problem, Plan plan, View<const T> in, View<const T> kernel, View<Out> out, const T* bias) {
     using C = Compute<T>;
     constexpr bool sums_phases = role == Role::forward;

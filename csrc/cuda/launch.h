@@ -10,9 +10,15 @@
 
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 namespace dcls::cuda {
+
+// For __launch_bounds__: blocks that a multiprocessor must have room for. Without, the compiler spills registers for
+// the sake of more. float64 takes twice the registers.
+template <typename T>
+constexpr int kFewestBlocks = std::is_same_v<T, double> ? 2 : 3;
 
 // Launches kernels on a tensor's device, on the current stream there; the device is the current one for as long as the
 // launcher lives. Nothing waits for the device, so that all of it can be captured in a CUDA graph.

@@ -24,21 +24,23 @@ __device__ T* shared_memory() {
 template <typename T>
 __device__ void copy_async(T* to, const T* from, bool valid) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8);
-#ifdef __CUDACC__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
     const int bytes_read = valid ? static_cast<int>(sizeof(T)) : 0;
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(sizeof(T)),
                  "r"(bytes_read)
                  : "memory");
+#elif defined(__CUDACC__)
+    *to = valid ? *from : T(0);  // before compute capability 8.0
 #else
     cuda_on_cpu::copy_later(to, valid ? from : nullptr, sizeof(T));
 #endif
 }
 
 __device__ inline void copy_wait() {
-#ifdef __CUDACC__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_all;" ::: "memory");
-#else
+#elif !defined(__CUDACC__)
     cuda_on_cpu::wait_for_copies();
 #endif
 }
