@@ -37,11 +37,12 @@ bench-shared: $(VENV)/installed
 wheel: $(VENV)/requirements
 	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . -Ccmake.define.DCLS_CUDA=AUTO
 
-# Compiles the CUDA sources; fails where there is no nvcc.
+# Compiles the CUDA sources, tabulates what kernels take, and fails if one spills registers or there is no nvcc.
 cuda: $(VENV)/requirements
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -DDCLS_CUDA=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
-		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
-	$(BIN)/cmake --build build/cuda
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_CUDA_FLAGS="-Xptxas -v"
+	$(BIN)/cmake --build build/cuda --target dcls_cuda --clean-first > build/cuda/log || (cat build/cuda/log; exit 1)
+	$(BIN)/python benchmarks/cuda_resources.py build/cuda/log
 
 clean:
 	rm -rf $(VENV) build dist demo_output
