@@ -1,10 +1,5 @@
-// Large-kernel depthwise convolution on CUDA: output, gradient of the input and gradient of the kernel are all
-//
-//     out[y, x] = sum over taps (j, i) of kernel[j, i] * in[y + j, x + i]
-//
-// for planes in three roles, at stride 1. Any other stride s splits into phases: every s-th tap, from tap r on, meets
-// every s-th input. The output is a sum over phases; of either gradient, a phase makes every s-th row and column. So
-// one kernel does it all, on maps that skip rows and columns of planes (AxisMap).
+// Large-kernel depthwise convolution on CUDA: one kernel for output and gradients, as depthwise_maps.h has them.
+// depthwise_tensor_cores.cu takes the output and the gradient of the input in half types.
 //
 // A block makes a tile of one or several output planes ("slots": images of a channel, which share the kernel, or, where
 // channels lie next to each other, channels). It copies a block of taps and the part of the input that they meet to
@@ -18,9 +13,8 @@
 #include "depthwise_conv2d.h"
 
 #include "../aten_convolution.h"
-#include "launch.h"
+#include "depthwise_maps.h"
 #include "ptx.h"
-#include "view.h"
 
 namespace dcls::cuda {
 namespace {
@@ -31,63 +25,6 @@ constexpr int kMostTaps = 32;           // of a block of taps, along an axis
 constexpr int64_t kSharedBytes = 48 << 10;
 constexpr int64_t kWantedBlocks =
     1024;  // into this many blocks a gradient of kernels is cut if there are images enough
-
-enum class Role { forward, grad_input, grad_kernel };
-
-struct AxisShape {
-    int64_t input, kernel, output, stride, padding;
-
-    __host__ __device__ int64_t phases() const { return std::min(stride, kernel); }
-};
-
-__host__ __device__ int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
-__host__ __device__ int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
-
-// Some entries of a plane along an axis: entry `first`, and every step-th from there.
-struct Line {
-    int64_t first, step;
-
-    __device__ int64_t operator[](int64_t i) const { return first + i * step; }
-};
-
-// One axis of out[i] = sum over j of kernel[j] * in[i + j]. Inputs are 0 outside 0 .. in_extent - 1.
-struct AxisMap {
-    int64_t outputs, taps, in_extent;
-    Line out, tap, in;
-};
-
-template <Role role>
-__host__ __device__ AxisMap axis_map(const AxisShape& a, int64_t phase) {
-    const int64_t taps = ceil_div(a.kernel - phase, a.stride), shift = phase - a.padding;
-    if constexpr (role == Role::forward) {
-        // out[y] = sum over q of kernel[s q + r] in[s (y + q) + r - padding]
-        return {a.output, taps, a.input, {0, 1}, {phase, a.stride}, {shift, a.stride}};
-    } else if constexpr (role == Role::grad_input) {
-        // grad_input[s u + r - padding] = sum over q of kernel[s q + r] grad_output[u - q]; first is the smallest u
-        const int64_t first = ceil_div(-shift, a.stride), last = floor_div(a.input - 1 - shift, a.stride);
-        return {std::max<int64_t>(last - first + 1, 0),
-                taps,
-                a.output,
-                {first * a.stride + shift, a.stride},
-                {phase + (taps - 1) * a.stride, -a.stride},
-                {first - taps + 1, 1}};
-    } else {
-        // grad_kernel[s q + r] = sum over y of grad_output[y] in[s (q + y) + r - padding]
-        return {taps, a.output, a.input, {phase, a.stride}, {0, 1}, {shift, a.stride}};
-    }
-}
-
-// Of the phase that has the most.
-template <Role role>
-__host__ __device__ int64_t most_outputs(const AxisShape& a) {
-    return role == Role::forward ? a.output : ceil_div(role == Role::grad_input ? a.input : a.kernel, a.stride);
-}
-
-struct Problem {
-    AxisShape y, x;
-    int64_t images, channels, multiplier;
-    int64_t chunk;  // images whose part in a gradient of kernels goes into one sum
-};
 
 // How a block works.
 struct Plan {
@@ -110,13 +47,11 @@ int whole_vectors(int columns) { return (columns + 3) / 4 * 4; }
 // Threads of neighbouring slots then read from different banks.
 int odd_vectors(int entries) { return entries / 4 % 2 == 1 ? entries : entries + 4; }
 
-// As many of `count` as a block of at most `most`, all blocks being about as large.
-int even_share(int64_t count, int64_t most) { return static_cast<int>(ceil_div(count, ceil_div(count, most))); }
-
 template <Role role>
 Plan make_plan(const Problem& problem, bool channels_together, int64_t entry_bytes) {
-    const AxisMap y = axis_map<role>(problem.y, 0), x = axis_map<role>(problem.x, 0);  // no phase has more taps
-    const int64_t channels = problem.channels * (role == Role::grad_input ? 1 : problem.multiplier);
+    const AxisMap<int64_t> y = axis_map<role, int64_t>(problem.y, 0),
+                           x = axis_map<role, int64_t>(problem.x, 0);  // no phase has more taps
+    const int64_t channels = problem.out_channels<role>();
     Plan plan{};
     plan.channel_slots = role == Role::grad_kernel || channels_together;
     plan.slots_fastest = channels_together;
@@ -125,13 +60,13 @@ Plan make_plan(const Problem& problem, bool channels_together, int64_t entry_byt
     const int fewest_slots = channels_together ? static_cast<int>(std::min<int64_t>(8, most_slots)) : 1;
     const int64_t threads = kThreads / fewest_slots;
     plan.threads_x =
-        static_cast<int>(std::min({ceil_div(most_outputs<role>(problem.x), kColumns), threads, int64_t{16}}));
+        static_cast<int>(std::min({ceil_div<int64_t>(most_outputs<role>(problem.x), kColumns), threads, int64_t{16}}));
     plan.threads_y =
-        static_cast<int>(std::min(ceil_div(most_outputs<role>(problem.y), kRows), threads / plan.threads_x));
+        static_cast<int>(std::min(ceil_div<int64_t>(most_outputs<role>(problem.y), kRows), threads / plan.threads_x));
     plan.slots = static_cast<int>(std::min<int64_t>(most_slots, kThreads / (plan.threads_y * plan.threads_x)));
     plan.tap_rows = even_share(y.taps, kMostTaps);
     plan.tap_columns = even_share(x.taps, kMostTaps);
-    const int64_t valid_rows = ceil_div(y.in_extent, y.in.step);
+    const int64_t valid_rows = ceil_div<int64_t>(y.in_extent, y.in.step);
     for (;;) {
         plan.in_rows = static_cast<int>(std::min<int64_t>(plan.tile_rows() + plan.tap_rows - 1, valid_rows));
         plan.in_pitch = plan.tile_columns() + whole_vectors(plan.tap_columns);
@@ -164,9 +99,9 @@ __device__ Four<C> load_four(const C* from) {
 // Copies rows x columns entries of some planes to shared memory: entries that `row` and `column` name, 0 where they are
 // outside of the plane.
 template <typename T, typename PlaneOf>
-__device__ void load_maps(Compute<T>* to, int pitch, int slot_pitch, int slots, int rows, int columns, const Line& row,
-                          const Line& column, int64_t height, int64_t width, const View<const T>& view,
-                          bool slots_fastest, const PlaneOf& plane_of) {
+__device__ void load_maps(Compute<T>* to, int pitch, int slot_pitch, int slots, int rows, int columns,
+                          const Line<int64_t>& row, const Line<int64_t>& column, int64_t height, int64_t width,
+                          const View<const T>& view, bool slots_fastest, const PlaneOf& plane_of) {
     for (int i = static_cast<int>(threadIdx.x); i < slots * rows * columns; i += kThreads) {
         // Neighbouring threads read what lies next to each other.
         const int slot = slots_fastest ? i % slots : i / columns / rows;
@@ -231,12 +166,11 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     const C* const own_taps = shared_taps + (plan.channel_slots ? slot : 0) * plan.tap_slot;
 
     // Output planes are numbered (image or chunk of images, channel).
-    const int64_t channels = role == Role::grad_input ? problem.channels : problem.channels * problem.multiplier;
-    const int64_t images = role == Role::grad_kernel ? ceil_div(problem.images, problem.chunk) : problem.images;
-    const int64_t slot_groups = ceil_div(plan.channel_slots ? channels : images, plan.slots);
+    const int64_t channels = problem.out_channels<role>(), images = problem.out_images<role>();
+    const int64_t slot_groups = ceil_div<int64_t>(plan.channel_slots ? channels : images, plan.slots);
     const int64_t planes = slot_groups * (plan.channel_slots ? images : channels);
-    const int64_t tiles_x = ceil_div(most_outputs<role>(problem.x), plan.tile_columns());
-    const int64_t tiles_y = ceil_div(most_outputs<role>(problem.y), plan.tile_rows());
+    const int64_t tiles_x = ceil_div<int64_t>(most_outputs<role>(problem.x), plan.tile_columns());
+    const int64_t tiles_y = ceil_div<int64_t>(most_outputs<role>(problem.y), plan.tile_rows());
     const int64_t phases_x = problem.x.phases(), phases = problem.y.phases() * phases_x;
 
     for_each_item(planes * (sums_phases ? 1 : phases) * tiles_y * tiles_x, [&](int64_t item) {
@@ -261,8 +195,8 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
                                   : std::min(problem.chunk, problem.images - first_image * problem.chunk);
         for (int64_t term = 0; term < terms; ++term) {
             const int64_t phase = sums_phases ? term : own_phase;
-            const AxisMap y = axis_map<role>(problem.y, phase / phases_x);
-            const AxisMap x = axis_map<role>(problem.x, phase % phases_x);
+            const AxisMap<int64_t> y = axis_map<role>(problem.y, phase / phases_x);
+            const AxisMap<int64_t> x = axis_map<role>(problem.x, phase % phases_x);
             const auto in_plane = [&](int s) {
                 if constexpr (role == Role::forward) {
                     return in.plane(image(s), channel(s) / problem.multiplier);
@@ -282,8 +216,8 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
                 }
             };
             // Rows of input, counted as in AxisMap, that are inside the plane.
-            const int64_t first_valid = ceil_div(-y.in.first, y.in.step);
-            const int64_t last_valid = floor_div(y.in_extent - 1 - y.in.first, y.in.step);
+            const int64_t first_valid = y.first_inside();
+            const int64_t last_valid = y.last_inside();
             for (int64_t tap_y = 0; tap_y < y.taps; tap_y += plan.tap_rows) {
                 const int tap_rows = static_cast<int>(std::min<int64_t>(plan.tap_rows, y.taps - tap_y));
                 const int64_t reach = tile_y + tap_y;  // the first input row that the tile meets, and how many it meets
@@ -316,8 +250,8 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
             }
         }
 
-        const AxisMap y = axis_map<role>(problem.y, own_phase / phases_x);
-        const AxisMap x = axis_map<role>(problem.x, own_phase % phases_x);
+        const AxisMap<int64_t> y = axis_map<role>(problem.y, own_phase / phases_x);
+        const AxisMap<int64_t> x = axis_map<role>(problem.x, own_phase % phases_x);
         if (slot < slots && thread_in_slot < threads_of_slot) {
             Out* const plane = out.plane(image(slot), channel(slot));
             const C added = bias != nullptr ? static_cast<C>(bias[channel(slot)]) : C(0);
@@ -339,14 +273,20 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
 template <Role role, typename T, typename Out>
 void correlate(const Problem& problem, bool channels_together, const Tensor& in, const Tensor& kernel,
                const Tensor& out, const Tensor* bias) {
+    if constexpr (role != Role::grad_kernel && sizeof(T) == 2) {
+        if (correlate_by_tensor_cores<role, T>(problem, channels_together, in, kernel, out, bias)) {
+            return;
+        }
+    }
     const Plan plan = make_plan<role>(problem, channels_together, sizeof(Compute<T>));
     const int64_t channels = problem.channels * (role == Role::grad_input ? 1 : problem.multiplier);
-    const int64_t images = role == Role::grad_kernel ? ceil_div(problem.images, problem.chunk) : problem.images;
-    const int64_t planes =
-        plan.channel_slots ? ceil_div(channels, plan.slots) * images : ceil_div(images, plan.slots) * channels;
+    const int64_t images =
+        role == Role::grad_kernel ? ceil_div<int64_t>(problem.images, problem.chunk) : problem.images;
+    const int64_t planes = plan.channel_slots ? ceil_div<int64_t>(channels, plan.slots) * images
+                                              : ceil_div<int64_t>(images, plan.slots) * channels;
     const int64_t phases = role == Role::forward ? 1 : problem.y.phases() * problem.x.phases();
-    const int64_t tiles = ceil_div(most_outputs<role>(problem.y), plan.tile_rows()) *
-                          ceil_div(most_outputs<role>(problem.x), plan.tile_columns());
+    const int64_t tiles = ceil_div<int64_t>(most_outputs<role>(problem.y), plan.tile_rows()) *
+                          ceil_div<int64_t>(most_outputs<role>(problem.x), plan.tile_columns());
     const Launcher launch(in);
     launch(correlate_planes<role, T, Out>, planes * phases * tiles, kThreads,
            plan.entries() * static_cast<int64_t>(sizeof(Compute<T>)), problem, plan, View<const T>(in),
@@ -356,8 +296,8 @@ void correlate(const Problem& problem, bool channels_together, const Tensor& in,
 Problem make_problem(const Tensor& batched_input, const Tensor& kernel, const ConvArguments& arguments) {
     const auto axis = [&](size_t a) {
         const auto at = static_cast<int64_t>(a) + 2;
-        return AxisShape{batched_input.size(at), kernel.size(at), arguments.batched_output_shape()[a + 2],
-                         arguments.stride[a], arguments.padding[a]};
+        return AxisShape<int64_t>{batched_input.size(at), kernel.size(at), arguments.batched_output_shape()[a + 2],
+                                  arguments.stride[a], arguments.padding[a]};
     };
     const int64_t channels = batched_input.size(1);
     return {axis(0), axis(1), batched_input.size(0), channels, kernel.size(0) / channels, 1};
@@ -402,10 +342,10 @@ std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const
         gradients[0] = arguments.batched ? grad_input : squeeze(grad_input, 0);
     }
     if (output_mask[1]) {
-        const int64_t wanted = ceil_div(kWantedBlocks, problem.channels * problem.multiplier);
-        problem.chunk = std::max<int64_t>(1, ceil_div(problem.images, wanted));
+        const int64_t wanted = ceil_div<int64_t>(kWantedBlocks, problem.channels * problem.multiplier);
+        problem.chunk = std::max<int64_t>(1, ceil_div<int64_t>(problem.images, wanted));
         const Tensor chunks =
-            empty({ceil_div(problem.images, problem.chunk), kernel.size(0), kernel.size(2), kernel.size(3)},
+            empty({ceil_div<int64_t>(problem.images, problem.chunk), kernel.size(0), kernel.size(2), kernel.size(3)},
                   dtype == ScalarType::Double ? dtype : ScalarType::Float, input);
         dispatch_dtype(dtype, [&]<typename T>() {
             correlate<Role::grad_kernel, T, Compute<T>>(problem, channels_together, batched_input, batched_grad, chunks,

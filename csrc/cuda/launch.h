@@ -56,6 +56,14 @@ class Launcher {
     cudaStream_t stream_ = nullptr;
 };
 
+// Of a tensor's device: 90 for 9.0.
+inline int compute_capability(const Tensor& on) {
+    int major = 0, minor = 0;
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, on.get_device_index()));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, on.get_device_index()));
+    return 10 * major + minor;
+}
+
 // body(item) for the block's share of `items`.
 template <typename Body>
 __device__ void for_each_item(int64_t items, const Body& body) {

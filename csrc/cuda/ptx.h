@@ -2,9 +2,12 @@
 // too, to be tested without a GPU (tests/cuda_on_cpu); this is the one file that says what these mean there.
 #pragma once
 
+#include <torch/headeronly/util/Half.h>
+
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace dcls::cuda {
 
@@ -42,6 +45,83 @@ __device__ inline void copy_wait() {
     asm volatile("cp.async.wait_all;" ::: "memory");
 #elif !defined(__CUDACC__)
     cuda_on_cpu::wait_for_copies();
+#endif
+}
+
+// ldmatrix: four 8 x 8 matrices of a 16-bit type. Lane l points to row l % 8 of matrix l / 8, 16-byte aligned; it gets
+// entries 2 (l % 4) and the next of row l / 4 of every matrix. So 16 rows of 16 columns become the fragment that
+// multiply_add takes: lanes 0 to 15 point to the rows' first columns, lanes 16 to 31 to their ninth ones.
+template <typename T>
+__device__ void load_matrices(uint32_t (&fragment)[4], const T* row) {
+    static_assert(sizeof(T) == 2);
+#ifdef __CUDACC__
+    const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
+                 : "r"(address)
+                 : "memory");
+#else
+    const auto rows = cuda_on_cpu::gather_in_warp(row);
+    const int lane = cuda_on_cpu::lane();
+    for (int matrix = 0; matrix < 4; ++matrix) {
+        __builtin_memcpy(&fragment[matrix], rows[matrix * 8 + lane / 4] + lane % 4 * 2, sizeof(uint32_t));
+    }
+#endif
+}
+
+// mma: sums += a b, for a 16 x 8 steps matrix a and an 8 steps x 8 matrix b of a 16-bit type. Lane l holds, with
+// r = l / 4 and c = 2 (l % 4): of the sums (r, c), (r, c + 1), (r + 8, c), (r + 8, c + 1); of a, for each step s, the
+// pair (r, 8 s + c) and the next, and that of row r + 8; of b, for each step, the pair (8 s + c, r) and the one below.
+// Compute capability 8.0 and up.
+template <typename T, int steps>
+__device__ void multiply_add(float (&sums)[4], const uint32_t (&a)[2 * steps], const uint32_t (&b)[steps]) {
+    static_assert(sizeof(T) == 2 && (steps == 1 || steps == 2));
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define DCLS_MMA_K16(type)                                                              \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])           \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+#define DCLS_MMA_K8(type)                                                     \
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32." type "." type        \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"   \
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]) \
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]))
+    constexpr bool is_half = std::is_same_v<T, torch::headeronly::Half>;
+    if constexpr (steps == 2 && is_half) {
+        DCLS_MMA_K16("f16");
+    } else if constexpr (steps == 2) {
+        DCLS_MMA_K16("bf16");
+    } else if constexpr (is_half) {
+        DCLS_MMA_K8("f16");
+    } else {
+        DCLS_MMA_K8("bf16");
+    }
+#undef DCLS_MMA_K16
+#undef DCLS_MMA_K8
+#elif defined(__CUDACC__)
+    __trap();  // never launched there
+#else
+    struct Fragments {
+        uint32_t a[2 * steps], b[steps];
+    } own;
+    __builtin_memcpy(own.a, a, sizeof(own.a));
+    __builtin_memcpy(own.b, b, sizeof(own.b));
+    const auto lanes = cuda_on_cpu::gather_in_warp(own);
+    const auto entry = [](uint32_t pair, int which) {
+        T value;
+        __builtin_memcpy(&value, reinterpret_cast<const char*>(&pair) + which * sizeof(T), sizeof(T));
+        return static_cast<float>(value);
+    };
+    const int row = cuda_on_cpu::lane() / 4, column = cuda_on_cpu::lane() % 4 * 2;
+    for (int i = 0; i < 4; ++i) {
+        const int half = i / 2, n = column + i % 2;
+        for (int k = 0; k < 8 * steps; ++k) {
+            const int step = k / 8, lane_of_pair = k % 8 / 2;
+            sums[i] += entry(lanes[row * 4 + lane_of_pair].a[2 * step + half], k % 2) *
+                       entry(lanes[n * 4 + lane_of_pair].b[step], k % 2);
+        }
+    }
 #endif
 }
 

@@ -7,6 +7,7 @@
 // of a warp take part in, reads of shared memory that nothing was written to.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -44,6 +45,18 @@ void wait_for_warp(Where where);
 // Waits for the 32 lanes of the warp; returns what each of them brought.
 const uint64_t* exchange_in_warp(uint64_t value, Where where);
 
+// The values that the lanes of the warp bring.
+template <typename T>
+std::array<T, 32> gather_in_warp(const T& value, Where where = Where::current()) {
+    const uint64_t* addresses = exchange_in_warp(reinterpret_cast<uint64_t>(&value), where);
+    std::array<T, 32> values;
+    for (int lane = 0; lane < 32; ++lane) {
+        __builtin_memcpy(&values[lane], reinterpret_cast<const T*>(addresses[lane]), sizeof(T));
+    }
+    exchange_in_warp(0, where);  // nobody's value goes out of scope before all have read it
+    return values;
+}
+
 // A copy that happens when the thread waits for it; zeros are written where `from` is null.
 void copy_later(void* to, const void* from, size_t bytes);
 void wait_for_copies();
@@ -71,6 +84,13 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, cuda_on_cpu::Where wher
 }
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+    *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+    return cudaSuccess;
+}
 
 using cudaStream_t = struct CUstream_st*;
 

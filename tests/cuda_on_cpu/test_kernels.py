@@ -214,8 +214,9 @@ DEPTHWISE_EDGES = {
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("edge", DEPTHWISE_EDGES)
-def test_depthwise_edges(cuda_on_cpu, unwritten_is_nan, edge, channels_last):
-    arguments = depthwise_arguments(**DEPTHWISE_EDGES[edge], channels_last=channels_last)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_depthwise_edges(cuda_on_cpu, unwritten_is_nan, dtype, edge, channels_last):
+    arguments = depthwise_arguments(**DEPTHWISE_EDGES[edge], channels_last=channels_last, dtype=dtype)
     check_depthwise(cuda_on_cpu.ops, *arguments, channels_last)
 
 
@@ -233,14 +234,15 @@ def test_depthwise_in_other_dtypes(cuda_on_cpu, dtype, channels_last):
     stride=st.tuples(*[st.integers(1, 5)] * 2),
     padding=st.tuples(*[st.integers(0, 20)] * 2),
     others=st.tuples(st.integers(0, 4), st.integers(1, 5), st.integers(1, 3), st.booleans(), st.integers(0, 2**32)),
+    dtype=st.sampled_from([torch.float64, torch.float16]),
 )
 @draws
-def test_depthwise(cuda_on_cpu, unwritten_is_nan, sizes, kernel, stride, padding, others):
+def test_depthwise(cuda_on_cpu, unwritten_is_nan, sizes, kernel, stride, padding, others, dtype):
     images, channels, multiplier, channels_last, seed = others
     torch.manual_seed(seed)
     kernel = [min(k, size + 2 * pad) for k, size, pad in zip(kernel, sizes, padding, strict=True)]
     arguments = depthwise_arguments((images, channels, *sizes), kernel, multiplier=multiplier, stride=stride,
-                                    padding=padding, channels_last=channels_last)  # fmt: skip
+                                    padding=padding, channels_last=channels_last, dtype=dtype)  # fmt: skip
     check_depthwise(cuda_on_cpu.ops, *arguments, channels_last)
 
 
@@ -256,7 +258,7 @@ def test_depthwise_taps_meet_only_their_inputs(cuda_on_cpu, infinite):
 SCHEDULES = [{"order": 1}, {"order": 2}, {"order": 3}, {"most_blocks": 1}, {"order": 4, "most_blocks": 3}]
 
 
-def float32_runs(ops):
+def runs(ops):
     """Each kernel on a shape of several blocks, threads without work among them: name, run."""
     for method, channels_last in itertools.product(METHODS[1:], (False, True)):
         case = conv_case((3, 6, 19, 21), (5, 4), version="gauss", method=method, groups=2, padding=(2, 1),
@@ -290,7 +292,7 @@ def same_bits(results, expected):
 
 
 def test_same_bits_in_any_order_and_grid(cuda_on_cpu):
-    for name, run in float32_runs(cuda_on_cpu.ops):
+    for name, run in runs(cuda_on_cpu.ops):
         cuda_on_cpu.settings()
         expected = run()
         for schedule in SCHEDULES:
@@ -300,7 +302,7 @@ def test_same_bits_in_any_order_and_grid(cuda_on_cpu):
 
 def test_kernels_need_their_barriers(cuda_on_cpu):
     # So the test above would see one that is missing.
-    for name, run in float32_runs(cuda_on_cpu.ops):
+    for name, run in runs(cuda_on_cpu.ops):
         cuda_on_cpu.settings()
         expected = run()
         cuda_on_cpu.settings(has_barriers=False)
