@@ -33,9 +33,10 @@ bench-construction: $(VENV)/installed $(VENV)/oracle.installed
 bench-shared: $(VENV)/installed
 	$(BIN)/python benchmarks/shared_positions.py
 
-# With both libraries where nvcc is found.
+# With both libraries where nvcc is found; CUDA kernels for every architecture that it and they know.
 wheel: $(VENV)/requirements
-	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . -Ccmake.define.DCLS_CUDA=AUTO
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . -Ccmake.define.DCLS_CUDA=AUTO \
+		-Ccmake.define.DCLS_CUDA_ARCHITECTURES="75;80;86;89;90;100;120"
 
 # Compiles the CUDA sources, tabulates what kernels take, and fails if one spills registers or there is no nvcc.
 cuda: $(VENV)/requirements

@@ -30,7 +30,6 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::headeronly::toString;
 using torch::stable::contiguous;
-using torch::stable::matmul;
 using torch::stable::narrow;
 using torch::stable::parallel_for;
 using torch::stable::squeeze;
@@ -86,6 +85,15 @@ inline Tensor add(const Tensor& a, const Tensor& b) {
 
 inline Tensor full(const IntList& sizes, double value, ScalarType dtype, const Tensor& like) {
     return torch::stable::full(sizes, value, dtype, std::nullopt, like.device());
+}
+
+// The products of two batches of matrices. Called by an overload that autocast leaves alone.
+inline Tensor batched_product(const Tensor& a, const Tensor& b) {
+    using torch::stable::detail::from;
+    const Tensor result = empty({a.size(0), a.size(1), b.size(2)}, a.scalar_type(), a);
+    std::array<StableIValue, 3> stack{from(a), from(b), from(result)};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::bmm", "out", stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // result = a b, or result += a b, for matrices on the CPU.

@@ -290,7 +290,7 @@ class Im2col {
     }
 
     void scatter(const Tensor& matrix, const Tile& tile, const Tensor& tensor, const Tensor* bias) const {
-        copy_tile<Direction::to_tensor>(tensor, tile, contiguous(matrix), bias);
+        copy_tile<Direction::to_tensor>(tensor, tile, matrix, bias);
     }
 
     // grad_input: (N, I, *spatial), contiguous, in the compute dtype.
@@ -383,7 +383,7 @@ Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias) {
     const Tensor output =
         empty_in_format(arguments.batched_output_shape(), im2col.input(), memory_format_like(im2col.input()));
     im2col.for_each_tile([&](const Tile& tile) {
-        im2col.scatter(matmul(im2col.weight(), im2col.columns(tile)), tile, output,
+        im2col.scatter(batched_product(im2col.weight(), im2col.columns(tile)), tile, output,
                        wide_bias.has_value() ? &*wide_bias : nullptr);
     });
     return arguments.batched ? output : squeeze(output, 0);
@@ -408,10 +408,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Te
     Tensor grad_weight = zeros(output_mask[1], sizes(im2col.weight()));
     Tensor contractions = zeros(wants_places, {1, kContractionValues, geometry.elements()});
     im2col.for_each_tile([&](const Tile& tile) {
-        Tensor grad = im2col.gather(batched_grad, tile);
+        const Tensor grad = im2col.gather(batched_grad, tile);
         if (output_mask[0] || wants_places) {
-            Tensor transposed = im2col.weight();
-            const Tensor grad_columns = contiguous(matmul(transpose(transposed, 1, 2), grad));
+            const Tensor grad_columns = batched_product(transpose(im2col.weight(), 1, 2), grad);
             if (output_mask[0]) {
                 im2col.add_to_grad_input(grad_columns, tile, grad_input);
             }
@@ -420,8 +419,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Te
             }
         }
         if (output_mask[1]) {
-            Tensor columns = im2col.columns(tile);
-            grad_weight = add(grad_weight, cast(matmul(grad, transpose(columns, 1, 2)), wide));
+            const Tensor columns = im2col.columns(tile);
+            grad_weight = add(grad_weight, cast(batched_product(grad, transpose(columns, 1, 2)), wide));
         }
     });
     const auto none = [&](const Tensor& like) { return not_computed(like.scalar_type(), like); };

@@ -107,6 +107,16 @@ def conv_case(
     return Conv(image, *p[:4], bias, stride or (1,) * axes, padding or (0,) * axes, groups, version, method)
 
 
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_backward_inside_autocast(cuda_on_cpu, method):
+    # Matrix products and convolutions inside the operators must not be cast.
+    case = conv_case((2, 4, 9, 8), (5, 3), method=method, groups=2, dtype=torch.float32)
+    arguments = (*conv_backward_arguments(case, torch.randn(2, 4, 5, 6)), [True] * 5)
+    expected = cuda_on_cpu.ops.conv_backward(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same_bits(cuda_on_cpu.ops.conv_backward(*arguments), expected)
+
+
 # Shapes at the edges of tiles, blocks of taps, chunks and warps.
 CONV_EDGES = {
     "one_pixel": {"input": (1, 1, 1, 1), "kernel_size": (1, 1), "kernel_count": 1, "out_channels": 1},
