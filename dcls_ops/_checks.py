@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 VERSIONS = ("v0", "v1", "max", "gauss")
-METHODS = ("auto", "construct", "im2col")
+METHODS = ("auto", "construct", "direct", "im2col")
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 _DTYPES = (*_HALF_DTYPES, torch.float32, torch.float64)

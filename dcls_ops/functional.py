@@ -131,11 +131,13 @@ def conv2d(
         stride: steps between outputs, an int or one per axis.
         padding: zeros on either side, an int or one per axis; or "same" (stride 1 only) or "valid".
         groups: g; divides I and O.
-        method: "construct" builds the dense kernel and convolves with it. "im2col", for shared positions only,
+        method: "construct" builds the dense kernel and convolves with it. "direct" visits only the taps that elements
+            touch, in a time that does not depend on kernel_size ("v0", "v1"; the others touch more taps in a larger
+            kernel): best for depthwise convolutions and for sparse kernels. "im2col", for shared positions only,
             interpolates the input once per element and pixel and multiplies by the weights, in a time that hardly
-            depends on kernel_size ("v0", "v1"; the others touch more taps in a larger kernel). It keeps a tile of
-            columns at a time: at most 2**18 entries (1 MiB of float32) a thread, twice that in backward; only with
-            more than 2**18 elements a filter, one pixel of one in channel. "auto" takes the cheaper one.
+            depends on kernel_size (likewise). It keeps a tile of columns at a time: at most 2**18 entries (1 MiB of
+            float32) a thread, twice that in backward; only with more than 2**18 elements a filter, one pixel of one in
+            channel. "auto" takes the cheaper one; on the CPU it does not choose "direct" yet.
 
     Returns:
         (N, O, *out) or (O, *out), in the input's dtype and memory format, with

@@ -287,7 +287,8 @@ class Dcls2d(_DclsNd):
         version: the interpolation, "v0", "v1", "max" or "gauss" (:func:`dcls_ops.functional.construct_kernel`).
         shared_positions: whether all out channels have the same positions; ``P`` is then (d, 1, I/g, K). Far faster for
             sparse kernels with many out channels, whatever their extent.
-        method: how the convolution is computed (:func:`dcls_ops.functional.conv2d`).
+        method: how the convolution is computed, "auto", "construct", "direct" or "im2col"
+            (:func:`dcls_ops.functional.conv2d`).
 
     Raises:
         ValueError: if an argument does not fit the others; the message names it.

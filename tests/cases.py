@@ -7,6 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dcls_ops._checks import METHODS
 from dcls_ops.nn import Dcls1d, Dcls2_1d, Dcls2d, Dcls2dK1d, Dcls3_1d, Dcls3_2d, Dcls3d
 
 # A layer of every kind, with the extent of its dense kernel.
@@ -41,6 +42,8 @@ AXES = (1, 2, 3)
 ROUTES = {
     "construct": {},
     "construct_shared": {"shared": True},
+    "direct": {"method": "direct"},
+    "direct_shared": {"shared": True, "method": "direct"},
     "im2col": {"shared": True, "method": "im2col"},
 }
 
@@ -156,9 +159,7 @@ def conv(
 
 
 @st.composite
-def any_conv(
-    draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS, methods: tuple[str, ...] = ("auto", "construct", "im2col")
-) -> Conv:
+def any_conv(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS, methods: tuple[str, ...] = METHODS) -> Conv:
     """Any small float64 convolution: shapes, stride, padding, groups, shared positions, layout of the input, method."""
     axes = draw(st.integers(1, 3))
     ints = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731

@@ -86,7 +86,7 @@ def test_parameters(cls, arguments, kernel_size, version):
         ({"stride": 0}, "stride must be positive, got (0, 0)"),
         ({"dilated_kernel_size": 7.0}, "dilated_kernel_size must be an int or 2 ints, got 7.0"),
         ({"dilated_kernel_size": (7.5, 7)}, "dilated_kernel_size must be an int or 2 ints, got (7.5, 7)"),
-        ({"method": "winograd"}, "method must be one of auto, construct, im2col, got 'winograd'"),
+        ({"method": "winograd"}, "method must be one of auto, construct, direct, im2col, got 'winograd'"),
         ({"method": "im2col"}, "method 'im2col' needs shared_positions=True, got False"),
         ({"in_channels": 0}, "in_channels must be positive, got 0"),
         ({"out_channels": 0}, "out_channels must be positive, got 0"),

@@ -17,7 +17,8 @@
 #include "conv_im2col.h"
 
 #include "../aten_convolution.h"
-#include "../parameters.h"
+#include "filters.h"
+#include "parallel.h"
 #include "separable.h"
 
 namespace dcls::cpu {
@@ -57,25 +58,11 @@ Tensor block(Tensor matrix, int64_t first_row, int64_t rows, int64_t first_colum
     return narrow(all_columns, 1, first_column, columns);
 }
 
-// worker(item) for every item, by workers that make_worker() makes, one a thread. A single item runs in a parallel
-// region too: outside of one, a matrix product may use several threads, and round differently with their number.
-template <typename MakeWorker>
-void for_each_item(int64_t items, const MakeWorker& make_worker) {
-    if (items == 0) {
-        return;
-    }
-    parallel_for(0, std::max<int64_t>(items, 2), 1, [&](int64_t begin, int64_t end) {
-        auto worker = make_worker();
-        for (int64_t item = begin; item < std::min(end, items); ++item) {
-            worker(item);
-        }
-    });
-}
-
 // What the workers of one call have in common.
 template <typename T>
 struct Problem {
     Geometry geometry;
+    Filters filters;  // positions are those of an in channel's place in its group
     Parameters<T> parameters;
     Planes input;
     Tensor weight;           // (O, (I/g) K), each element's divided by its normalisation
@@ -90,35 +77,20 @@ struct Problem {
     }
 };
 
-// The tables of one in channel's elements. Positions are those of the channel's place in its group.
-template <Version version, typename T, bool with_derivatives>
-class ChannelFactors : public FilterFactors<version, T, with_derivatives> {
- public:
-    ChannelFactors(const Geometry& geometry, const Parameters<T>& parameters)
-        : FilterFactors<version, T, with_derivatives>(geometry.kernel_size, geometry.first_axis, geometry.kernel_count),
-          geometry_(geometry),
-          parameters_(parameters) {}
-
-    void tabulate_channel(int64_t channel) {
-        const int64_t at = channel * geometry_.kernel_count;
-        this->tabulate(parameters_.positions + at, has_sigma(version) ? parameters_.sigma + at : nullptr,
-                       geometry_.elements());
-    }
-
- private:
-    const Geometry& geometry_;
-    Parameters<T> parameters_;
-};
-
 template <Version version, typename T>
-Problem<T> make_problem(const Geometry& geometry, const Tensor& input, const PreparedParameters& prepared) {
+Problem<T> make_problem(const Geometry& geometry, const KernelArguments& arguments, const Tensor& input,
+                        const PreparedParameters& prepared) {
     const Tensor& weight = prepared.weight;
     const int64_t out_channels = weight.size(0), elements = geometry.elements();
-    Problem<T> problem{geometry, prepared.pointers<T>(), Planes(input),
-                       empty({out_channels, elements}, weight.scalar_type(), weight), std::vector<T>(elements)};
-    ChannelFactors<version, T, false> factors(geometry, problem.parameters);
+    Problem<T> problem{geometry,
+                       Filters(arguments),
+                       prepared.pointers<T>(),
+                       Planes(input),
+                       empty({out_channels, elements}, weight.scalar_type(), weight),
+                       std::vector<T>(elements)};
+    FilterTables<version, T, false> tables(problem.filters, problem.parameters);
     for (int64_t i = 0; i < geometry.in_channels; ++i) {
-        factors.tabulate_channel(i);
+        const auto& factors = tables.of(i);
         for (int64_t k = 0; k < geometry.kernel_count; ++k) {
             problem.inverse[i * geometry.kernel_count + k] = T(1) / normalisation<version>(sums(factors.element(k)));
         }
@@ -147,7 +119,7 @@ class ForwardWorker {
           bias_(bias),
           output_(output),
           block_channels_(block_channels(geometry_, tiles.max_pixels())),
-          factors_(geometry_, problem.parameters),
+          tables_(problem.filters, problem.parameters),
           window_(geometry_),
           passes_(geometry_),
           columns_(problem.buffer(block_channels_ * geometry_.kernel_count * tiles.max_pixels())),
@@ -180,12 +152,12 @@ class ForwardWorker {
     void fill_columns(const Tile& tile, int64_t group, int64_t first, int64_t channels) {
         T* column = columns_.template mutable_data_ptr<T>();
         for (int64_t i = first; i < first + channels; ++i) {
-            factors_.tabulate_channel(i);
-            if (window_.fit(tile, factors_)) {
+            const auto& factors = tables_.of(i);
+            if (window_.fit(tile, factors)) {
                 window_.load(problem_.input, tile, group * geometry_.in_channels + i);
             }
             for (int64_t k = 0; k < geometry_.kernel_count; ++k, column += tile.pixels()) {
-                passes_.begin(tile, factors_.element(k));
+                passes_.begin(tile, factors.element(k));
                 passes_.forward(window_, column);
             }
         }
@@ -197,7 +169,7 @@ class ForwardWorker {
     const T* bias_;
     const Planes& output_;
     int64_t block_channels_;
-    ChannelFactors<version, T, false> factors_;
+    FilterTables<version, T, false> tables_;
     Window<T> window_;
     Passes<T> passes_;
     Tensor columns_, result_;
@@ -259,7 +231,7 @@ class BackwardWorker {
           grad_output_(grad_output),
           grad_input_(grad_input),
           sums_(sums),
-          factors_(geometry_, problem.parameters),
+          tables_(problem.filters, problem.parameters),
           window_(geometry_),
           grad_window_(geometry_),
           passes_(geometry_),
@@ -322,16 +294,16 @@ class BackwardWorker {
         const T* grad_column = grad_columns_.template const_data_ptr<T>();
         for (int64_t i = first_channel_; i < first_channel_ + channels_; ++i) {
             const int64_t channel = group_ * geometry_.in_channels + i;
-            factors_.tabulate_channel(i);
-            const bool is_touched = window_.fit(tile, factors_);
+            const auto& factors = tables_.of(i);
+            const bool is_touched = window_.fit(tile, factors);
             if (is_touched) {
                 window_.load(problem_.input, tile, channel);
-                grad_window_.fit(tile, factors_);
+                grad_window_.fit(tile, factors);
                 grad_window_.clear();
             }
             for (int64_t k = 0; k < geometry_.kernel_count;
                  ++k, column += tile.pixels(), grad_column += tile.pixels()) {
-                passes_.begin(tile, factors_.element(k));
+                passes_.begin(tile, factors.element(k));
                 if (wanted_.columns()) {
                     passes_.forward(window_, column);
                 }
@@ -355,7 +327,7 @@ class BackwardWorker {
     const Planes& grad_output_;
     T* grad_input_;
     ChunkSums<T>& sums_;
-    ChannelFactors<version, T, true> factors_;
+    FilterTables<version, T, true> tables_;
     Window<T> window_, grad_window_;
     Passes<T> passes_;
     Tensor columns_, grad_columns_, grad_;
@@ -381,12 +353,10 @@ void add_contractions(const Problem<T>& problem, const std::vector<Contraction<T
                       T* grad_sigma) {
     const Geometry& geometry = problem.geometry;
     const auto entries = static_cast<int64_t>(contractions.size());
-    ChannelFactors<version, T, true> factors(geometry, problem.parameters);
+    FilterTables<version, T, true> tables(problem.filters, problem.parameters);
     for (int64_t element = 0; element < geometry.elements(); ++element) {
         const int64_t k = element % geometry.kernel_count;
-        if (k == 0) {
-            factors.tabulate_channel(element / geometry.kernel_count);
-        }
+        const auto& factors = tables.of(element / geometry.kernel_count);
         Contraction<T> sum;
         for (int64_t at = element; at < entries; at += geometry.elements()) {
             sum.add(contractions[at], T(1));
@@ -437,7 +407,7 @@ Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias) {
         empty_in_format(arguments.batched_output_shape(), batched_input, memory_format_like(batched_input));
     const Planes output_planes(output);
     dispatch(kernel_arguments.version, dtype, [&]<Version version, typename T>() {
-        const Problem<T> problem = make_problem<version, T>(geometry, batched_input, prepared);
+        const Problem<T> problem = make_problem<version, T>(geometry, kernel_arguments, batched_input, prepared);
         const Tiling tiles = forward_tiles(geometry);
         const T* bias_values = wide_bias.has_value() ? wide_bias->const_data_ptr<T>() : nullptr;
         for_each_item(geometry.groups * tiles.count(),
@@ -473,7 +443,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Te
         const auto pointer = [](bool ask, const Tensor& tensor) {
             return ask ? tensor.mutable_data_ptr<T>() : nullptr;
         };
-        const Problem<T> problem = make_problem<version, T>(geometry, batched_input, prepared);
+        const Problem<T> problem = make_problem<version, T>(geometry, kernel_arguments, batched_input, prepared);
         ChunkSums<T> sums(problem, cut, wanted);
         for_each_item(geometry.groups * cut.blocks * cut.chunks, [&] {
             return BackwardWorker<version, T>(problem, cut, wanted, grad_output_planes,

@@ -3,6 +3,7 @@
 
 #include "../aten_convolution.h"
 #include "construct_kernel.h"
+#include "conv_direct.h"
 #include "conv_im2col.h"
 
 #include <algorithm>
@@ -38,12 +39,13 @@ struct Backend {
         return is_cheaper ? Method::im2col : Method::construct;
     }
 
-    static Tensor conv(Method, const Convolution& convolution, const OptionalTensor& bias) {
-        return conv_im2col(convolution, bias);
+    static Tensor conv(Method method, const Convolution& convolution, const OptionalTensor& bias) {
+        return method == Method::direct ? conv_direct(convolution, bias) : conv_im2col(convolution, bias);
     }
-    static auto conv_backward(Method, const Tensor& grad_output, const Convolution& convolution,
+    static auto conv_backward(Method method, const Tensor& grad_output, const Convolution& convolution,
                               const std::array<bool, 5>& output_mask) {
-        return conv_im2col_backward(grad_output, convolution, output_mask);
+        return method == Method::direct ? conv_direct_backward(grad_output, convolution, output_mask)
+                                        : conv_im2col_backward(grad_output, convolution, output_mask);
     }
 
     static constexpr auto dense = aten_dense;

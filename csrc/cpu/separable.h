@@ -134,7 +134,7 @@ class Window {
                 return;
             }
             std::fill_n(row, before, T(0));
-            input.read(tile.first_image + n, channel, z, y, begin_[2] + before, count, row + before);
+            input.read(tile.first_image + n, channel, {z, y, begin_[2] + before}, 1, count, row + before);
             std::fill_n(row + before + count, size_[2] - before - count, T(0));
         });
     }

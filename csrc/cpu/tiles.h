@@ -36,6 +36,7 @@ class Tiling {
     int64_t count() const { return splits_[0] * splits_[1] * splits_[2] * splits_[3]; }
     // Of the largest tile.
     int64_t max_pixels() const { return size_[0] * size_[1] * size_[2] * size_[3]; }
+    int64_t images() const { return size_[0]; }
     Axes size() const { return {size_[1], size_[2], size_[3]}; }
 
     Tile operator[](int64_t index) const {
@@ -70,11 +71,16 @@ class Planes {
         }
     }
 
-    // `count` pixels from (z, y, x) on along the last axis.
+    // `count` pixels from `first` on along the last axis, every `step`th.
     template <typename T>
-    void read(int64_t image, int64_t channel, int64_t z, int64_t y, int64_t x, int64_t count, T* out) const {
-        visit(offset(image, channel, z, y, x),
-              [&](const auto* from, int64_t stride) { copy(from, stride, count, out, 1); });
+    void read(int64_t image, int64_t channel, const Axes& first, int64_t step, int64_t count, T* out) const {
+        visit(offset(image, channel, first),
+              [&](const auto* from, int64_t stride) { copy(from, stride * step, count, out, 1); });
+    }
+
+    template <typename T>
+    void write(int64_t image, int64_t channel, const Axes& first, int64_t step, int64_t count, const T* in) const {
+        visit(offset(image, channel, first), [&](auto* to, int64_t stride) { copy(in, 1, count, to, stride * step); });
     }
 
     template <typename T>
@@ -92,8 +98,9 @@ class Planes {
     }
 
  private:
-    int64_t offset(int64_t image, int64_t channel, int64_t z, int64_t y, int64_t x) const {
-        return image * image_stride_ + channel * channel_stride_ + z * stride_[0] + y * stride_[1] + x * stride_[2];
+    int64_t offset(int64_t image, int64_t channel, const Axes& at) const {
+        return image * image_stride_ + channel * channel_stride_ + at[0] * stride_[0] + at[1] * stride_[1] +
+               at[2] * stride_[2];
     }
 
     // body(offset in the tensor, number of the pixel in the tile, count) for runs of pixels of even stride: rows, or
@@ -115,8 +122,8 @@ class Planes {
         for (int64_t n = 0; n < tile.images; ++n) {
             for (int64_t z = 0; z < outer[0]; ++z) {
                 for (int64_t y = 0; y < outer[1]; ++y) {
-                    body(offset(tile.first_image + n, channel, tile.begin[0] + z, tile.begin[1] + y, tile.begin[2]),
-                         pixel, count);
+                    const Axes first{tile.begin[0] + z, tile.begin[1] + y, tile.begin[2]};
+                    body(offset(tile.first_image + n, channel, first), pixel, count);
                     pixel += count;
                 }
             }

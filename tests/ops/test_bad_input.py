@@ -98,7 +98,7 @@ BAD = [
     ("construct_kernel", {"kernel_size": [5, -1]}, "kernel_size must be positive and below 2**31, got (5, -1)"),
     ("construct_kernel", {"version": "bilinear"}, "version must be one of v0, v1, max, gauss, got 'bilinear'"),
     # The input
-    ("conv2d", {"method": "winograd"}, "method must be one of auto, construct, im2col, got 'winograd'"),
+    ("conv2d", {"method": "winograd"}, "method must be one of auto, construct, direct, im2col, got 'winograd'"),
     ("conv2d", {"method": "im2col"}, "method 'im2col' needs positions of shape (2, 1, 2, 3), shared by all out channels, got (2, 4, 2, 3)"),
     ("conv_backward", {"method": "im2col"}, "method 'im2col' needs positions of shape (2, 1, 2, 3), shared by all out channels, got (2, 4, 2, 3)"),
     ("conv2d", {"input": tensor(9, 8)}, "input must have 3 (unbatched) or 4 dimensions, got (9, 8)"),
@@ -128,7 +128,7 @@ BAD = [
     # Backward
     ("conv_backward", {"grad_output": tensor(2, 4, 5, 5)}, "grad_output must have shape (2, 4, 5, 6), got (2, 4, 5, 5)"),
     ("conv_backward", {"grad_output": tensor(2, 4, 5, 6, dtype=torch.float64)}, "grad_output must be torch.float32 like input, got torch.float64"),
-    ("conv_backward", {"method": "direct?"}, "method must be one of auto, construct, im2col, got 'direct?'"),
+    ("conv_backward", {"method": "direct?"}, "method must be one of auto, construct, direct, im2col, got 'direct?'"),
     ("construct_kernel_backward", {"grad_kernel": tensor(4, 2)}, "grad_kernel must have shape (out_channels, in_channels / groups, *kernel_size), got (4, 2)"),
     ("construct_kernel_backward", {"grad_kernel": tensor(4, 3, 5, 3)}, "grad_kernel must have shape (4, 2, 5, 3), got (4, 3, 5, 3)"),
     ("construct_kernel_backward", {"grad_kernel": tensor(4, 2, 5, 3, dtype=torch.float64)}, "grad_kernel must be torch.float32 like weight, got torch.float64"),

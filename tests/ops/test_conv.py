@@ -1,5 +1,6 @@
 import functools
 import itertools
+import math
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ conv_backward = torch.ops.dcls.conv_backward.default
 
 every_case = pytest.mark.parametrize(("version", "axes", "route"), list(itertools.product(VERSIONS, AXES, ROUTES)))
 every_route = pytest.mark.parametrize("route", ROUTES)
+# Those whose convolution is our own, too.
+every_route_of_ours = pytest.mark.parametrize("route", ["direct", "direct_shared", "im2col"])
 
 
 def backward_arguments(case: Conv, grad_output: torch.Tensor, output_mask: list[bool]):
@@ -44,28 +47,32 @@ def test_agrees_with_the_reference(case):
         ((1, 3, 4, 3000), 4, 1, (3, 9), (1, 1)),  # parts of rows
         ((70, 4, 5, 5), 6, 2, (4, 3), (1, 1)),  # several images a tile, and chunks of images
         ((2, 3, 70, 41), 5, 1, (9, 9), (3, 2)),  # parts of images, steps larger than the reach of an element
+        ((3, 2, 100, 60), 1, 1, (3, 6), (1, 1)),  # an image a tile
         ((2, 4, 7001), 4, 4, (25,), (2,)),
+        ((1, 2, 20003), 3, 1, (25,), (1,)),  # parts of rows of one axis
+        ((2, 40, 30), 33, 1, (1,), (1,)),  # out channels in several blocks, a single tap
         ((2, 2, 9, 24, 30), 3, 1, (3, 5, 4), (1, 2, 1)),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("version", ["v0", "max", "gauss"])
-def test_im2col_of_more_than_one_tile(input, out_channels, groups, kernel_size, stride, version):
+@pytest.mark.parametrize("method", ["direct", "im2col"])
+def test_more_than_one_tile(input, out_channels, groups, kernel_size, stride, version, method):
     kernel = parameters(
         version,
         kernel_size,
         out_channels=out_channels,
         in_channels=input[1] // groups,
         kernel_count=9,
-        shared=True,
+        shared=method == "im2col",
     )
     bias, padding = torch.randn(out_channels, dtype=torch.float64), tuple(extent // 2 for extent in kernel_size)
     image = torch.randn(input, dtype=torch.float64)
-    case = Conv(image, *kernel[:4], bias, stride, padding, groups, version, "im2col").leaves()
+    case = Conv(image, *kernel[:4], bias, stride, padding, groups, version, method).leaves()
     torch.testing.assert_close(everything(case), everything(case, reference.conv), rtol=1e-9, atol=1e-9)
 
 
-@given(any_conv(versions=("v0",), methods=("construct",)), st.sampled_from([torch.float32, torch.float64]))
+@given(any_conv(versions=("v0",), methods=("construct", "direct")), st.sampled_from([torch.float32, torch.float64]))
 def test_integer_positions_are_an_ordinary_convolution(case, dtype):
     case = case.leaves(dtype)._replace(positions=case.positions.round().to(dtype))
     out_channels, in_channels, kernel_count = case.weight.shape
@@ -77,7 +84,10 @@ def test_integer_positions_are_an_ordinary_convolution(case, dtype):
             kernel[(o, i, *taps)] += case.weight[o, i, k].detach()
     convolution = (F.conv1d, F.conv2d, F.conv3d)[len(case.kernel_size) - 1]
     expected = convolution(case.input, kernel, case.bias, case.stride, case.padding, 1, case.groups)
-    assert torch.equal(case.op(*case), expected)
+    if case.method == "construct":
+        assert torch.equal(case.op(*case), expected)
+    else:
+        torch.testing.assert_close(case.op(*case), expected)
 
 
 @every_case
@@ -205,10 +215,52 @@ def test_construct_rounds_the_kernel_once(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_im2col_rounds_the_output_once(dtype):
-    case = conv("gauss", 2, dtype=torch.float32, **ROUTES["im2col"])
+@every_route_of_ours
+def test_results_are_rounded_once(dtype, route):
+    case = conv("gauss", 2, dtype=torch.float32, **ROUTES[route])
     input = case.input.to(dtype)
-    assert torch.equal(case.op(input, *case[1:]), case.op(input.float(), *case[1:]).to(dtype))
+    output = case.op(input, *case[1:])
+    assert torch.equal(output, case.op(input.float(), *case[1:]).to(dtype))
+    grads = conv_backward(*backward_arguments(case._replace(input=input), output, [True] * 5))
+    wide_grads = conv_backward(*backward_arguments(case._replace(input=input.float()), output.float(), [True] * 5))
+    for grad, wide_grad in zip(grads, wide_grads, strict=True):
+        assert torch.equal(grad, wide_grad.to(grad.dtype))
+
+
+WILD_PARAMETERS = [
+    *itertools.product(VERSIONS, ["positions"], [math.nan, math.inf, -1e30]),
+    *itertools.product(["max", "gauss"], ["sigma"], [math.nan, 0.0]),
+]
+
+
+@pytest.mark.parametrize(("version", "name", "value"), WILD_PARAMETERS)
+@pytest.mark.parametrize("route", ["direct", "direct_shared"])
+def test_direct_with_parameters_that_are_no_places_follows_the_formula(version, name, value, route):
+    case = conv(version, 2, **ROUTES[route])
+    getattr(case, name).flatten()[1] = value
+    case = case._replace(input=case.input[:, :, :5], padding=(0, 1))  # no output pixel reads the last row
+    # "construct" multiplies the output's gradient by untouched taps too, which would show if that had no finite value.
+    grad = torch.randn_like(case.op(*case))
+    results, expected = (
+        (c.op(*c), *conv_backward(*backward_arguments(c, grad, [True] * 5)))
+        for c in (case, case._replace(method="construct"))
+    )
+    torch.testing.assert_close(results, expected, equal_nan=True, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_direct_keeps_to_the_pixels_that_taps_meet(axes):
+    # The last pixel of the last axis is met by the last tap alone, which no element touches. The output has 5 columns:
+    # inner loops, which take more, read on into that pixel.
+    sizes, at = (7,) * axes, torch.zeros(axes, 1, 1, 1) - 0.75
+    weight = torch.ones(1, 1, 1)
+    input = torch.randn(1, 1, *sizes)
+    case = Conv(input, weight, at, (3,) * axes, None, torch.ones(1), (1,) * axes, (0,) * axes, 1, "v1", "direct")
+    finite = everything(case.leaves(torch.float32))
+    input[..., -1] = math.inf
+    assert all(result.isfinite().all() for result in finite)
+    for result, expected in zip(everything(case.leaves(torch.float32)), finite, strict=True):
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("make_bias_half", [False, True])
@@ -284,12 +336,20 @@ def test_same_bits_every_time(axes, route):
 
 @pytest.mark.parametrize("shape", [(1, 8, 5, 5), (3, 8, 40, 40), (64, 8, 7, 7)], ids=str)
 @pytest.mark.parametrize("version", ["v1", "gauss"])
-def test_im2col_gives_the_same_bits_for_any_number_of_threads(shape, version):
+@every_route_of_ours
+def test_same_bits_for_any_number_of_threads(shape, version, route):
+    options = ROUTES[route]
     kernel = parameters(
-        version, (9, 9), out_channels=16, in_channels=8, kernel_count=9, shared=True, dtype=torch.float32
+        version,
+        (9, 9),
+        out_channels=16,
+        in_channels=8,
+        kernel_count=9,
+        shared=options.get("shared", False),
+        dtype=torch.float32,
     )
     input, bias = torch.randn(shape), torch.randn(16)
-    case = Conv(input, *kernel[:4], bias, (1, 1), (4, 4), 1, version, "im2col").leaves(torch.float32)
+    case = Conv(input, *kernel[:4], bias, (1, 1), (4, 4), 1, version, options["method"]).leaves(torch.float32)
     results = []
     for threads in (1, 2, 3, 5):
         with num_threads(threads):
