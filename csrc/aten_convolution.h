@@ -17,8 +17,6 @@ inline Tensor formatted(const Tensor& result, const Tensor& like, const ConvArgu
     return arguments.batched ? contiguous_result : squeeze(contiguous_result, 0);
 }
 
-inline IntList sizes(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
-
 // The gradient of a convolution's bias, in grad_output's dtype.
 inline Tensor bias_gradient(const Tensor& grad_output, const ConvArguments& arguments) {
     const Tensor batched_grad = batched(grad_output, arguments);

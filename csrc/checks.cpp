@@ -40,8 +40,6 @@ std::string tuple(const IntList& values) {
     return out.str();
 }
 
-IntList sizes(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
-
 std::string shape(const Tensor& tensor) { return tuple(sizes(tensor)); }
 
 template <size_t n>

@@ -57,6 +57,8 @@ inline std::string take(StringArgument handle) {
     return result;
 }
 
+inline IntList sizes(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
+
 inline Tensor cast(const Tensor& self, ScalarType dtype) {
     return self.scalar_type() == dtype ? self : torch::stable::to(self, dtype);
 }

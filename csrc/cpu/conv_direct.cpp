@@ -60,8 +60,6 @@ struct Problem {
     }
 };
 
-int64_t product(const Axes& axes) { return axes[0] * axes[1] * axes[2]; }
-
 // Tiles of pixels in grids, of at most `most` pixels: parts of an image, or as many whole ones as have windows that
 // fit.
 template <typename T>
@@ -391,9 +389,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Te
     const Tensor batched_input = batched(input, arguments), batched_grad_output = batched(grad_output, arguments);
     const ScalarType dtype = compute_dtype(weight), input_dtype = input.scalar_type();
     const PreparedParameters prepared(weight, positions, sigma, dtype);
-    const IntList input_shape(batched_input.sizes().begin(), batched_input.sizes().end());
-    Tensor grad_input = needs_input ? empty_in_format(input_shape, batched_input, memory_format_like(batched_input))
-                                    : not_computed(input_dtype, input);
+    Tensor grad_input = needs_input
+                            ? empty_in_format(sizes(batched_input), batched_input, memory_format_like(batched_input))
+                            : not_computed(input_dtype, input);
     const Tensor grad_bias = needs_bias ? empty({weight.size(0)}, dtype, weight) : not_computed(dtype, weight);
     std::array<Tensor, 3> grad_parameters;
 

@@ -17,7 +17,7 @@
 #include "conv_im2col.h"
 
 #include "../aten_convolution.h"
-#include "filters.h"
+#include "filter_tables.h"
 #include "parallel.h"
 #include "separable.h"
 
@@ -373,8 +373,6 @@ void add_contractions(const Problem<T>& problem, const std::vector<Contraction<T
         }
     }
 }
-
-IntList sizes(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
 
 }  // namespace
 

@@ -1,7 +1,7 @@
 // From the gradient of a filter's taps to the gradients of its elements' parameters.
 #pragma once
 
-#include "filters.h"
+#include "filter_tables.h"
 
 namespace dcls::cpu {
 

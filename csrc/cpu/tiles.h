@@ -8,8 +8,6 @@
 
 namespace dcls::cpu {
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // A box of pixels of some images. Its pixels are numbered image by image, the last axis fastest.
 struct Tile {
     int64_t first_image, images;

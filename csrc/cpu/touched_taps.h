@@ -2,7 +2,7 @@
 #pragma once
 
 #include "boxes.h"
-#include "filters.h"
+#include "filter_tables.h"
 
 namespace dcls::cpu {
 

@@ -27,7 +27,7 @@ struct Boxes {
     Boxes(const Axes& extent_, int64_t most) : extent(extent_), size{}, count{} {
         for (int axis = kAxes - 1; axis >= 0; --axis) {
             size[axis] = std::clamp<int64_t>(most, 1, extent[axis]);
-            count[axis] = (extent[axis] + size[axis] - 1) / size[axis];
+            count[axis] = ceil_div(extent[axis], size[axis]);
             most /= size[axis];
         }
     }
@@ -80,13 +80,13 @@ struct Box {
 // A warp takes an element.
 template <Version version, typename C>
 __global__ void __launch_bounds__(kThreads)
-    inverse_normalisation_kernel(Elements elements, Parameters<C> parameters, C* inverse) {
+    inverse_normalisation_kernel(Filters filters, Parameters<C> parameters, C* inverse) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
-    for_each_item((elements.places() + kWarps - 1) / kWarps, [&](int64_t item) {
+    for_each_item(ceil_div(filters.places(), kWarps), [&](int64_t item) {
         const int64_t place = item * kWarps + threadIdx.x / kWarp;
-        if (place < elements.places()) {
-            const Element<version, C> element(elements, parameters, place);
-            const auto sums = warp_axis_sums(element, elements.extent, lane);
+        if (place < filters.places()) {
+            const Element<version, C> element(filters, parameters, place);
+            const auto sums = warp_axis_sums(element, filters.extent, lane);
             if (lane == 0) {
                 inverse[place] = C(1) / normalisation<version>(sums);
             }
@@ -95,26 +95,25 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <Version version, typename C>
-__global__ void __launch_bounds__(kThreads)
-    construct_kernel_kernel(Elements elements, Boxes boxes, Parameters<C> parameters, const C* inverse,
-                            int elements_at_once, C* kernel) {
+__global__ void __launch_bounds__(kThreads) sum_elements_kernel(Filters filters, Boxes boxes, Parameters<C> parameters,
+                                                                const C* inverse, int elements_at_once, C* kernel) {
     C* scale = shared_memory<C>();  // weight / normalisation
     C* table = scale + elements_at_once;
-    for_each_item(elements.filters() * boxes.total(), [&](int64_t item) {
+    for_each_item(filters.count() * boxes.total(), [&](int64_t item) {
         const int64_t filter = item / boxes.total();
         const Box box(boxes, item % boxes.total());
         const int factors = box.factors(), taps = box.taps();
         C sums[kTapsPerThread] = {};
-        for (int64_t first = 0; first < elements.kernel_count; first += elements_at_once) {
-            const int count = static_cast<int>(std::min<int64_t>(elements_at_once, elements.kernel_count - first));
+        for (int64_t first = 0; first < filters.kernel_count; first += elements_at_once) {
+            const int count = static_cast<int>(std::min<int64_t>(elements_at_once, filters.kernel_count - first));
             __syncthreads();  // the last elements have been read
             for (int i = static_cast<int>(threadIdx.x); i < count * factors; i += kThreads) {
-                const int64_t place = elements.place(filter, first + i / factors);
-                table[i] = box.factor(Element<version, C>(elements, parameters, place), i % factors).value;
+                const int64_t place = filters.place(filter, first + i / factors);
+                table[i] = box.factor(Element<version, C>(filters, parameters, place), i % factors).value;
             }
             for (int k = static_cast<int>(threadIdx.x); k < count; k += kThreads) {
-                scale[k] = parameters.weight[filter * elements.kernel_count + first + k] *
-                           inverse[elements.place(filter, first + k)];
+                scale[k] = parameters.weight[filter * filters.kernel_count + first + k] *
+                           inverse[filters.place(filter, first + k)];
             }
             __syncthreads();
 #pragma unroll
@@ -133,25 +132,25 @@ __global__ void __launch_bounds__(kThreads)
         for (int j = 0; j < kTapsPerThread; ++j) {
             const int tap = static_cast<int>(threadIdx.x) + j * kThreads;
             if (tap < taps) {
-                kernel[filter * elements.taps() + box.tap_in_filter(box.places(tap), elements.extent)] = sums[j];
+                kernel[filter * filters.tap_count + box.tap_in_filter(box.places(tap), filters.extent)] = sums[j];
             }
         }
     });
 }
 
 template <Version version, typename C>
-__global__ void __launch_bounds__(kThreads)
-    contract_kernel(Elements elements, Boxes boxes, Parameters<C> parameters, const C* grad_kernel, C* contractions) {
+__global__ void __launch_bounds__(kThreads, kFewestBlocks<C>)
+    contract_kernel(Filters filters, Boxes boxes, Parameters<C> parameters, const C* grad_kernel, C* contractions) {
     const int lane = static_cast<int>(threadIdx.x % kWarp), warp = static_cast<int>(threadIdx.x / kWarp);
     Factor<C>* table = shared_memory<Factor<C>>() + warp * boxes.factors();
-    for_each_item((elements.count() + kWarps - 1) / kWarps, [&](int64_t item) {
+    for_each_item(ceil_div(filters.elements(), kWarps), [&](int64_t item) {
         const int64_t index = item * kWarps + warp;
-        if (index >= elements.count()) {
+        if (index >= filters.elements()) {
             return;
         }
-        const int64_t filter = index / elements.kernel_count;
-        const Element<version, C> element(elements, parameters, elements.place(filter, index % elements.kernel_count));
-        const C* grad_taps = grad_kernel + filter * elements.taps();
+        const int64_t filter = index / filters.kernel_count;
+        const Element<version, C> element(filters, parameters, filters.place(filter, index % filters.kernel_count));
+        const C* grad_taps = grad_kernel + filter * filters.tap_count;
         Contraction<C> contraction;
         for (int64_t b = 0; b < boxes.total(); ++b) {
             const Box box(boxes, b);
@@ -162,26 +161,26 @@ __global__ void __launch_bounds__(kThreads)
             __syncwarp();
             for (int tap = lane; tap < box.taps(); tap += kWarp) {
                 const auto at = box.places(tap);
-                contract_tap(grad_taps[box.tap_in_filter(at, elements.extent)], table[at.z], table[at.y], table[at.x],
+                contract_tap(grad_taps[box.tap_in_filter(at, filters.extent)], table[at.z], table[at.y], table[at.x],
                              contraction);
             }
         }
         contraction = warp_sum(contraction);
         if (lane == 0) {
-            store(contraction, contractions, index, elements.count());
+            store(contraction, contractions, index, filters.elements());
         }
     });
 }
 
 }  // namespace
 
-Tensor inverse_normalisation(const Elements& elements, const PreparedParameters& parameters, Version version) {
+Tensor inverse_normalisation(const Filters& filters, const PreparedParameters& parameters, Version version) {
     const ScalarType dtype = parameters.weight.scalar_type();
-    const Tensor inverse = empty({elements.places()}, dtype, parameters.weight);
+    const Tensor inverse = empty({filters.places()}, dtype, parameters.weight);
     const Launcher launch(inverse);
     dispatch(version, dtype, [&]<Version version, typename C>() {
-        launch(inverse_normalisation_kernel<version, C>, (elements.places() + kWarps - 1) / kWarps, kThreads, 0,
-               elements, parameters.pointers<C>(), inverse.mutable_data_ptr<C>());
+        launch(inverse_normalisation_kernel<version, C>, ceil_div(filters.places(), kWarps), kThreads, 0, filters,
+               parameters.pointers<C>(), inverse.mutable_data_ptr<C>());
     });
     return inverse;
 }
@@ -190,17 +189,17 @@ Tensor construct_kernel(const Tensor& weight, const Tensor& positions, const Opt
                         const KernelArguments& arguments) {
     const ScalarType dtype = compute_dtype(weight);
     const PreparedParameters prepared(weight, positions, sigma, dtype);
-    const Elements elements(arguments);
-    const Tensor inverse = inverse_normalisation(elements, prepared, arguments.version);
+    const Filters filters(arguments);
+    const Tensor inverse = inverse_normalisation(filters, prepared, arguments.version);
     const Tensor kernel = empty(arguments.kernel_shape(), dtype, weight);
-    const Boxes boxes(elements.extent, int64_t{kThreads} * kTapsPerThread);
+    const Boxes boxes(filters.extent, int64_t{kThreads} * kTapsPerThread);
     const Launcher launch(weight);
     dispatch(arguments.version, dtype, [&]<Version version, typename C>() {
         const auto element_bytes = static_cast<int64_t>(sizeof(C)) * (boxes.factors() + 1);
-        const int64_t at_once = std::clamp<int64_t>(kTableBytes / element_bytes, 1, elements.kernel_count);
-        launch(construct_kernel_kernel<version, C>, elements.filters() * boxes.total(), kThreads,
-               at_once * element_bytes, elements, boxes, prepared.pointers<C>(), inverse.const_data_ptr<C>(),
-               static_cast<int>(at_once), kernel.mutable_data_ptr<C>());
+        const int64_t at_once = std::clamp<int64_t>(kTableBytes / element_bytes, 1, filters.kernel_count);
+        launch(sum_elements_kernel<version, C>, filters.count() * boxes.total(), kThreads, at_once * element_bytes,
+               filters, boxes, prepared.pointers<C>(), inverse.const_data_ptr<C>(), static_cast<int>(at_once),
+               kernel.mutable_data_ptr<C>());
     });
     return kernel;
 }
@@ -212,17 +211,17 @@ std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_
     const ScalarType dtype = compute_dtype(weight);
     const PreparedParameters prepared(weight, positions, sigma, dtype);
     const Tensor grad = contiguous(cast(grad_kernel, dtype));
-    const Elements elements(arguments);
-    const Tensor contractions = empty({1, kContractionValues, elements.count()}, dtype, weight);
+    const Filters filters(arguments);
+    const Tensor contractions = empty({1, kContractionValues, filters.elements()}, dtype, weight);
     constexpr int64_t kBoxTaps = 256;
-    const Boxes boxes(elements.extent, kBoxTaps);
+    const Boxes boxes(filters.extent, kBoxTaps);
     const Launcher launch(weight);
     dispatch(arguments.version, dtype, [&]<Version version, typename C>() {
-        launch(contract_kernel<version, C>, (elements.count() + kWarps - 1) / kWarps, kThreads,
-               static_cast<int64_t>(sizeof(Factor<C>)) * kWarps * boxes.factors(), elements, boxes,
+        launch(contract_kernel<version, C>, ceil_div(filters.elements(), kWarps), kThreads,
+               static_cast<int64_t>(sizeof(Factor<C>)) * kWarps * boxes.factors(), filters, boxes,
                prepared.pointers<C>(), grad.const_data_ptr<C>(), contractions.mutable_data_ptr<C>());
     });
-    return element_gradients(contractions, elements, prepared, arguments, weight.scalar_type(), output_mask);
+    return element_gradients(contractions, filters, prepared, arguments, weight.scalar_type(), output_mask);
 }
 
 }  // namespace dcls::cuda

@@ -7,7 +7,7 @@
 namespace dcls::cuda {
 
 // 1 / normalisation of every element with positions of its own, in the compute dtype.
-Tensor inverse_normalisation(const Elements& elements, const PreparedParameters& parameters, Version version);
+Tensor inverse_normalisation(const Filters& filters, const PreparedParameters& parameters, Version version);
 
 // See cpu/construct_kernel.h.
 Tensor construct_kernel(const Tensor& weight, const Tensor& positions, const OptionalTensor& sigma,

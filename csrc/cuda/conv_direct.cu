@@ -25,6 +25,7 @@ namespace dcls::cuda {
 namespace {
 
 constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
 constexpr int kPixels = 4;    // of a thread, in each of its channels
 constexpr int kChannels = 4;  // of a block
 constexpr int64_t kSharedBytes = 32 << 10;
@@ -65,13 +66,11 @@ Plan make_plan(const Geometry& geometry, int64_t entry_bytes) {
         cut = (cut + 1) / 2;
     }
     for (int axis = 0; axis < kAxes; ++axis) {
-        plan.tiles[axis] = (plan.made[axis] + plan.tile[axis] - 1) / plan.tile[axis];
-        plan.tap_blocks[axis] = (geometry.kernel_size[axis] + plan.taps[axis] - 1) / plan.taps[axis];
+        plan.tiles[axis] = ceil_div(plan.made[axis], plan.tile[axis]);
+        plan.tap_blocks[axis] = ceil_div(geometry.kernel_size[axis], plan.taps[axis]);
     }
     return plan;
 }
-
-__host__ __device__ int64_t product(const Axes& axes) { return axes[0] * axes[1] * axes[2]; }
 
 // Number `index` of a box of `counts`, the last axis fastest.
 __device__ Axes unravel(int64_t index, const Axes& counts) {
@@ -174,14 +173,14 @@ __device__ Axes pixel_in_tile(const Plan& plan, int j) {
 
 template <Role role, Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
-    direct_kernel(Geometry geometry, Elements elements, Plan plan, Parameters<Compute<T>> parameters,
+    direct_kernel(Geometry geometry, Filters filters, Plan plan, Parameters<Compute<T>> parameters,
                   const Compute<T>* inverse, View<const T> in, View<T> out, const Compute<T>* bias) {
     using C = Compute<T>;
     C* const entries = shared_memory<C>();
     // Channels of a group that are made, and those that are read.
     const int64_t made = role == Role::forward ? geometry.out_channels : geometry.in_channels;
     const int64_t reads = role == Role::forward ? geometry.in_channels : geometry.out_channels;
-    const int64_t channel_blocks = (made + kChannels - 1) / kChannels;
+    const int64_t channel_blocks = ceil_div(made, kChannels);
     const int64_t tiles = product(plan.tiles);
 
     for_each_item(geometry.images * geometry.groups * channel_blocks * tiles, [&](int64_t item) {
@@ -211,12 +210,12 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
                 for (int c = 0; c < kChannels; ++c) {
                     if (first_made + c < made) {
                         const int64_t filter = role == Role::forward
-                                                   ? (group * made + first_made + c) * elements.in_channels + channel
-                                                   : (group * reads + channel) * elements.in_channels + first_made + c;
-                        for (int64_t k = 0; k < elements.kernel_count; ++k) {
-                            const int64_t place = elements.place(filter, k);
-                            const C weight = parameters.weight[filter * elements.kernel_count + k] * inverse[place];
-                            read.add(Element<version, C>(elements, parameters, place), weight, elements.extent, entries,
+                                                   ? (group * made + first_made + c) * filters.in_channels + channel
+                                                   : (group * reads + channel) * filters.in_channels + first_made + c;
+                        for (int64_t k = 0; k < filters.kernel_count; ++k) {
+                            const int64_t place = filters.place(filter, k);
+                            const C weight = parameters.weight[filter * filters.kernel_count + k] * inverse[place];
+                            read.add(Element<version, C>(filters, parameters, place), weight, filters.extent, entries,
                                      starts, sums[c]);
                         }
                     }
@@ -252,7 +251,7 @@ struct Meeting {
 
     __device__ Meeting(const Geometry& geometry, int axis, int64_t tap) {
         const int64_t shift = tap - geometry.padding[axis], stride = geometry.stride[axis];
-        begin = shift < 0 ? (-shift + stride - 1) / stride : 0;
+        begin = shift < 0 ? ceil_div(-shift, stride) : 0;
         const int64_t last_input = geometry.input[axis] - 1 - shift;
         const int64_t end = last_input < 0 ? 0 : std::min(geometry.output[axis], last_input / stride + 1);
         size = std::max<int64_t>(end - begin, 0);
@@ -263,28 +262,27 @@ struct Meeting {
 // Images [first, first + chunk) of the element's part.
 template <Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
-    contract_images_kernel(Geometry geometry, Elements elements, int64_t chunk, Parameters<Compute<T>> parameters,
+    contract_images_kernel(Geometry geometry, Filters filters, int64_t chunk, Parameters<Compute<T>> parameters,
                            View<const T> grad_output, View<const T> in, Compute<T>* contractions) {
     using C = Compute<T>;
-    constexpr int kWarps = kThreads / kWarp;
     const int lane = static_cast<int>(threadIdx.x % kWarp);
-    const int64_t chunks = (geometry.images + chunk - 1) / chunk, count = elements.count();
-    for_each_item((count * chunks + kWarps - 1) / kWarps, [&](int64_t item) {
+    const int64_t chunks = ceil_div(geometry.images, chunk), count = filters.elements();
+    for_each_item(ceil_div(count * chunks, kWarps), [&](int64_t item) {
         const int64_t part = item * kWarps + threadIdx.x / kWarp;
         if (part >= count * chunks) {
             return;
         }
-        const int64_t index = part % count, filter = index / elements.kernel_count;
+        const int64_t index = part % count, filter = index / filters.kernel_count;
         const int64_t first_image = part / count * chunk;
         const int64_t past_image = std::min(first_image + chunk, geometry.images);
-        const int64_t out_channel = filter / elements.in_channels;
+        const int64_t out_channel = filter / filters.in_channels;
         const int64_t in_channel =
-            out_channel / geometry.out_channels * geometry.in_channels + filter % elements.in_channels;
-        const Element<version, C> element(elements, parameters, elements.place(filter, index % elements.kernel_count));
+            out_channel / geometry.out_channels * geometry.in_channels + filter % filters.in_channels;
+        const Element<version, C> element(filters, parameters, filters.place(filter, index % filters.kernel_count));
         const bool wild = element.is_wild();
-        const TapRange zs = element.touched(0, elements.extent[0], wild);
-        const TapRange ys = element.touched(1, elements.extent[1], wild);
-        const TapRange xs = element.touched(2, elements.extent[2], wild);
+        const TapRange zs = element.touched(0, filters.extent[0], wild);
+        const TapRange ys = element.touched(1, filters.extent[1], wild);
+        const TapRange xs = element.touched(2, filters.extent[2], wild);
 
         Contraction<C> contraction;
         for (int64_t tz = zs.begin; tz < zs.end; ++tz) {
@@ -333,9 +331,9 @@ Tensor make(const Tensor& in, const Convolution& convolution, const OptionalTens
     const ScalarType dtype = compute_dtype(convolution.weight);
     const PreparedParameters prepared(convolution.weight, convolution.positions, convolution.sigma, dtype);
     const OptionalTensor wide_bias = bias.has_value() ? OptionalTensor(contiguous(cast(*bias, dtype))) : std::nullopt;
-    const Elements elements(convolution.kernel);
+    const Filters filters(convolution.kernel);
     const Geometry geometry(convolution.kernel, convolution.arguments, input);
-    const Tensor inverse = inverse_normalisation(elements, prepared, convolution.kernel.version);
+    const Tensor inverse = inverse_normalisation(filters, prepared, convolution.kernel.version);
     const Tensor out =
         empty_in_format(role == Role::forward ? convolution.arguments.batched_output_shape() : sizes(input), input,
                         memory_format_like(input));
@@ -344,11 +342,10 @@ Tensor make(const Tensor& in, const Convolution& convolution, const OptionalTens
         using C = Compute<T>;
         const Plan plan = make_plan<role>(geometry, sizeof(C));
         const int64_t made = role == Role::forward ? geometry.out_channels : geometry.in_channels;
-        const int64_t items =
-            geometry.images * geometry.groups * ((made + kChannels - 1) / kChannels) * product(plan.tiles);
+        const int64_t items = geometry.images * geometry.groups * (ceil_div(made, kChannels)) * product(plan.tiles);
         dispatch_version<C>(convolution.kernel.version, [&]<Version version, typename>() {
             launch(direct_kernel<role, version, T>, items, kThreads, plan.reads() * static_cast<int64_t>(sizeof(C)),
-                   geometry, elements, plan, prepared.pointers<C>(), inverse.const_data_ptr<C>(),
+                   geometry, filters, plan, prepared.pointers<C>(), inverse.const_data_ptr<C>(),
                    View<const T>(batched_in), View<T>(out),
                    wide_bias.has_value() ? wide_bias->const_data_ptr<C>() : nullptr);
         });
@@ -360,19 +357,19 @@ Tensor make(const Tensor& in, const Convolution& convolution, const OptionalTens
 Tensor contract(const Tensor& grad_output, const Convolution& convolution, const PreparedParameters& prepared) {
     const Tensor input = batched(convolution.input, convolution.arguments);
     const Tensor batched_grad = batched(grad_output, convolution.arguments);
-    const Elements elements(convolution.kernel);
+    const Filters filters(convolution.kernel);
     const Geometry geometry(convolution.kernel, convolution.arguments, input);
-    const int64_t wanted = (kWantedWarps + elements.count() - 1) / elements.count();
-    const int64_t chunk = std::max<int64_t>(1, (geometry.images + wanted - 1) / wanted);
-    const int64_t chunks = (geometry.images + chunk - 1) / chunk;
+    const int64_t wanted = ceil_div(kWantedWarps, filters.elements());
+    const int64_t chunk = std::max<int64_t>(1, ceil_div(geometry.images, wanted));
+    const int64_t chunks = ceil_div(geometry.images, chunk);
     const Tensor contractions =
-        empty({chunks, kContractionValues, elements.count()}, prepared.weight.scalar_type(), input);
+        empty({chunks, kContractionValues, filters.elements()}, prepared.weight.scalar_type(), input);
     const Launcher launch(input);
     dispatch_dtype(input.scalar_type(), [&]<typename T>() {
         using C = Compute<T>;
         dispatch_version<C>(convolution.kernel.version, [&]<Version version, typename>() {
-            launch(contract_images_kernel<version, T>, (elements.count() * chunks + 3) / 4, kThreads, 0, geometry,
-                   elements, chunk, prepared.pointers<C>(), View<const T>(batched_grad), View<const T>(input),
+            launch(contract_images_kernel<version, T>, ceil_div(filters.elements() * chunks, kWarps), kThreads, 0,
+                   geometry, filters, chunk, prepared.pointers<C>(), View<const T>(batched_grad), View<const T>(input),
                    contractions.mutable_data_ptr<C>());
         });
     });
@@ -398,7 +395,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Te
     }
     const PreparedParameters prepared(weight, positions, sigma, compute_dtype(weight));
     const auto [grad_weight, grad_positions, grad_sigma] =
-        element_gradients(contract(grad_output, convolution, prepared), Elements(kernel), prepared, kernel,
+        element_gradients(contract(grad_output, convolution, prepared), Filters(kernel), prepared, kernel,
                           weight.scalar_type(), {output_mask[1], output_mask[2], output_mask[3]});
     return {grad_input, grad_weight, grad_positions, grad_sigma, grad_bias};
 }

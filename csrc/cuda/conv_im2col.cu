@@ -98,10 +98,10 @@ __device__ void for_each_tap(const Element<version, C>& element, const Axes& ext
 // columns[channel * K + k, pixel]; channels are those of all groups.
 template <Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
-    columns_kernel(Geometry geometry, Elements elements, Tile tile, Parameters<Compute<T>> parameters,
+    columns_kernel(Geometry geometry, Filters filters, Tile tile, Parameters<Compute<T>> parameters,
                    const Compute<T>* inverse, View<const T> in, T* columns) {
     using C = Compute<T>;
-    const int64_t blocks = (tile.pixels + kThreads * kPixels - 1) / (kThreads * kPixels);
+    const int64_t blocks = ceil_div(tile.pixels, kThreads * kPixels);
     const int64_t rows = geometry.groups * geometry.elements();
     for_each_item(rows * blocks, [&](int64_t item) {
         const int64_t row = item / blocks, channel = row / geometry.kernel_count;
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
         const Window<T> windows[kPixels] = {window(0), window(1), window(2), window(3)};
         C sums[kPixels] = {};
         for_each_tap(
-            Element<version, C>(elements, parameters, place), elements.extent,
+            Element<version, C>(filters, parameters, place), filters.extent,
             [&](int64_t z, int64_t y, int64_t x, const Factor<C>& at_z, const Factor<C>& at_y, const Factor<C>& at_x) {
                 const C share = at_z.value * at_y.value * at_x.value;
 #pragma unroll
@@ -134,14 +134,14 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
 // grad_input[image, channel, pixel] += what the tile's output pixels want of it.
 template <Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
-    grad_input_kernel(Geometry geometry, Elements elements, Tile tile, Parameters<Compute<T>> parameters,
+    grad_input_kernel(Geometry geometry, Filters filters, Tile tile, Parameters<Compute<T>> parameters,
                       const Compute<T>* inverse, const T* grad_columns, Compute<T>* grad_input) {
     using C = Compute<T>;
     const int64_t outputs = geometry.output[0] * geometry.output[1] * geometry.output[2];
     const int64_t inputs = geometry.input[0] * geometry.input[1] * geometry.input[2];
     const int64_t channels = geometry.groups * geometry.in_channels;
     const int64_t first_image = tile.first / outputs, last_image = (tile.first + tile.pixels - 1) / outputs;
-    const int64_t blocks = (inputs + kThreads - 1) / kThreads;
+    const int64_t blocks = ceil_div(inputs, kThreads);
     for_each_item((last_image - first_image + 1) * channels * blocks, [&](int64_t item) {
         const int64_t index = item % blocks * kThreads + threadIdx.x;
         const int64_t channel = item / blocks % channels, image = first_image + item / blocks / channels;
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
             const int64_t place = channel % geometry.in_channels * geometry.kernel_count + k;
             const T* row = grad_columns + (channel * geometry.kernel_count + k) * tile.pixels;
             C of_element = 0;
-            for_each_tap(Element<version, C>(elements, parameters, place), elements.extent,
+            for_each_tap(Element<version, C>(filters, parameters, place), filters.extent,
                          [&](int64_t z, int64_t y, int64_t x, const Factor<C>& at_z, const Factor<C>& at_y,
                              const Factor<C>& at_x) {
                              const auto output = [&](int axis, int64_t at, int64_t tap) {
@@ -181,13 +181,13 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
 // contractions (parts, groups, 7, (I/g) K): a part is a run of `run` pixels of the tile.
 template <Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
-    contract_columns_kernel(Geometry geometry, Elements elements, Tile tile, int64_t run,
+    contract_columns_kernel(Geometry geometry, Filters filters, Tile tile, int64_t run,
                             Parameters<Compute<T>> parameters, const T* grad_columns, View<const T> in,
                             Compute<T>* contractions) {
     using C = Compute<T>;
     const int lane = static_cast<int>(threadIdx.x % kWarp);
-    const int64_t rows = geometry.groups * geometry.elements(), runs = (tile.pixels + run - 1) / run;
-    for_each_item((rows * runs + kWarps - 1) / kWarps, [&](int64_t item) {
+    const int64_t rows = geometry.groups * geometry.elements(), runs = ceil_div(tile.pixels, run);
+    for_each_item(ceil_div(rows * runs, kWarps), [&](int64_t item) {
         const int64_t index = item * kWarps + threadIdx.x / kWarp;
         if (index >= rows * runs) {
             return;
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
         const int64_t begin = index / rows * run, end = std::min(begin + run, tile.pixels);
         Contraction<C> contraction;
         for_each_tap(
-            Element<version, C>(elements, parameters, place), elements.extent,
+            Element<version, C>(filters, parameters, place), filters.extent,
             [&](int64_t z, int64_t y, int64_t x, const Factor<C>& at_z, const Factor<C>& at_y, const Factor<C>& at_x) {
                 C sum = 0;
                 for (int64_t pixel = begin + lane; pixel < end; pixel += kWarp) {
@@ -221,7 +221,7 @@ enum class Direction { to_matrix, to_tensor };
 template <Direction direction, typename T>
 __global__ void __launch_bounds__(kThreads)
     copy_tile_kernel(Axes extent, int64_t channels, Tile tile, View<T> tensor, T* matrix, const Compute<T>* bias) {
-    const int64_t blocks = (tile.pixels + kThreads - 1) / kThreads;
+    const int64_t blocks = ceil_div(tile.pixels, kThreads);
     for_each_item(channels * blocks, [&](int64_t item) {
         const int64_t channel = item / blocks, index = item % blocks * kThreads + threadIdx.x;
         if (index >= tile.pixels) {
@@ -248,14 +248,14 @@ class Im2col {
           dtype_(input_.scalar_type()),
           prepared_(convolution.weight, convolution.positions, convolution.sigma, compute_dtype(convolution.weight)),
           kernel_(convolution.kernel),
-          elements_(convolution.kernel),
+          filters_(convolution.kernel),
           geometry_(convolution.kernel, convolution.arguments, input_),
-          inverse_(inverse_normalisation(elements_, prepared_, kernel_.version)),
+          inverse_(inverse_normalisation(filters_, prepared_, kernel_.version)),
           weight_(view(contiguous(cast(convolution.weight, dtype_)),
                        {geometry_.groups, geometry_.out_channels, geometry_.elements()})),
           launch_(input_) {
         // One element a position: those of all out channels at once.
-        elements_.out_channels = 1;
+        filters_.out_channels = 1;
     }
 
     const Tensor& input() const { return input_; }
@@ -275,8 +275,8 @@ class Im2col {
     Tensor columns(const Tile& tile) const {
         const Tensor result = matrix(geometry_.elements(), tile);
         dispatch_kernel([&]<Version version, typename T>() {
-            launch_(columns_kernel<version, T>, rows() * blocks(tile.pixels, kThreads * kPixels), kThreads, 0,
-                    geometry_, elements_, tile, prepared_.pointers<Compute<T>>(), inverse_.const_data_ptr<Compute<T>>(),
+            launch_(columns_kernel<version, T>, rows() * ceil_div(tile.pixels, kThreads * kPixels), kThreads, 0,
+                    geometry_, filters_, tile, prepared_.pointers<Compute<T>>(), inverse_.const_data_ptr<Compute<T>>(),
                     View<const T>(input_), data<T>(result));
         });
         return result;
@@ -299,23 +299,22 @@ class Im2col {
         const int64_t inputs = geometry_.input[0] * geometry_.input[1] * geometry_.input[2];
         dispatch_kernel([&]<Version version, typename T>() {
             launch_(grad_input_kernel<version, T>,
-                    images * geometry_.groups * geometry_.in_channels * blocks(inputs, kThreads), kThreads, 0,
-                    geometry_, elements_, tile, prepared_.pointers<Compute<T>>(), inverse_.const_data_ptr<Compute<T>>(),
+                    images * geometry_.groups * geometry_.in_channels * ceil_div(inputs, kThreads), kThreads, 0,
+                    geometry_, filters_, tile, prepared_.pointers<Compute<T>>(), inverse_.const_data_ptr<Compute<T>>(),
                     static_cast<const T*>(data<T>(grad_columns)), grad_input.mutable_data_ptr<Compute<T>>());
         });
     }
 
     // (1, 7, (I/g) K) of a tile.
     Tensor contractions(const Tensor& grad_columns, const Tile& tile) const {
-        const int64_t wanted = std::clamp<int64_t>(kWantedWarps / rows(), 1, blocks(tile.pixels, kSmallestPart));
-        const int64_t run = blocks(tile.pixels, wanted), runs = blocks(tile.pixels, run);
+        const int64_t wanted = std::clamp<int64_t>(kWantedWarps / rows(), 1, ceil_div(tile.pixels, kSmallestPart));
+        const int64_t run = ceil_div(tile.pixels, wanted), runs = ceil_div(tile.pixels, run);
         const Tensor parts = empty({runs * geometry_.groups, kContractionValues, geometry_.elements()},
                                    prepared_.positions.scalar_type(), input_);
         dispatch_kernel([&]<Version version, typename T>() {
-            launch_(contract_columns_kernel<version, T>, blocks(rows() * runs, kWarps), kThreads, 0, geometry_,
-                    elements_, tile, run, prepared_.pointers<Compute<T>>(),
-                    static_cast<const T*>(data<T>(grad_columns)), View<const T>(input_),
-                    parts.mutable_data_ptr<Compute<T>>());
+            launch_(contract_columns_kernel<version, T>, ceil_div(rows() * runs, kWarps), kThreads, 0, geometry_,
+                    filters_, tile, run, prepared_.pointers<Compute<T>>(), static_cast<const T*>(data<T>(grad_columns)),
+                    View<const T>(input_), parts.mutable_data_ptr<Compute<T>>());
         });
         return sum_over(parts, {0}, true);
     }
@@ -327,12 +326,11 @@ class Im2col {
         unit.weight =
             full({1, geometry_.in_channels, geometry_.kernel_count}, 1.0, prepared_.positions.scalar_type(), input_);
         const auto gradients =
-            element_gradients(contractions, elements_, unit, kernel_, dtype, {false, positions, sigma});
+            element_gradients(contractions, filters_, unit, kernel_, dtype, {false, positions, sigma});
         return {std::get<1>(gradients), std::get<2>(gradients)};
     }
 
  private:
-    static int64_t blocks(int64_t count, int64_t size) { return (count + size - 1) / size; }
     int64_t rows() const { return geometry_.groups * geometry_.elements(); }
     int64_t outputs() const { return geometry_.output[0] * geometry_.output[1] * geometry_.output[2]; }
 
@@ -357,7 +355,7 @@ class Im2col {
     void copy_tile(const Tensor& tensor, const Tile& tile, const Tensor& matrix, const Tensor* bias) const {
         const int64_t channels = geometry_.groups * geometry_.out_channels;
         dispatch_dtype(dtype_, [&]<typename T>() {
-            launch_(copy_tile_kernel<direction, T>, channels * blocks(tile.pixels, kThreads), kThreads, 0,
+            launch_(copy_tile_kernel<direction, T>, channels * ceil_div(tile.pixels, kThreads), kThreads, 0,
                     geometry_.output, channels, tile, View<T>(tensor), data<T>(matrix),
                     bias != nullptr ? bias->const_data_ptr<Compute<T>>() : nullptr);
         });
@@ -367,7 +365,7 @@ class Im2col {
     ScalarType dtype_;
     PreparedParameters prepared_;
     const KernelArguments& kernel_;
-    Elements elements_;
+    Filters filters_;
     Geometry geometry_;
     Tensor inverse_, weight_;
     Launcher launch_;

@@ -60,13 +60,13 @@ Plan make_plan(const Problem& problem, bool channels_together, int64_t entry_byt
     const int fewest_slots = channels_together ? static_cast<int>(std::min<int64_t>(8, most_slots)) : 1;
     const int64_t threads = kThreads / fewest_slots;
     plan.threads_x =
-        static_cast<int>(std::min({ceil_div<int64_t>(most_outputs<role>(problem.x), kColumns), threads, int64_t{16}}));
+        static_cast<int>(std::min({ceil_div(most_outputs<role>(problem.x), kColumns), threads, int64_t{16}}));
     plan.threads_y =
-        static_cast<int>(std::min(ceil_div<int64_t>(most_outputs<role>(problem.y), kRows), threads / plan.threads_x));
+        static_cast<int>(std::min(ceil_div(most_outputs<role>(problem.y), kRows), threads / plan.threads_x));
     plan.slots = static_cast<int>(std::min<int64_t>(most_slots, kThreads / (plan.threads_y * plan.threads_x)));
     plan.tap_rows = even_share(y.taps, kMostTaps);
     plan.tap_columns = even_share(x.taps, kMostTaps);
-    const int64_t valid_rows = ceil_div<int64_t>(y.in_extent, y.in.step);
+    const int64_t valid_rows = ceil_div(y.in_extent, y.in.step);
     for (;;) {
         plan.in_rows = static_cast<int>(std::min<int64_t>(plan.tile_rows() + plan.tap_rows - 1, valid_rows));
         plan.in_pitch = plan.tile_columns() + whole_vectors(plan.tap_columns);
@@ -167,10 +167,10 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
 
     // Output planes are numbered (image or chunk of images, channel).
     const int64_t channels = problem.out_channels<role>(), images = problem.out_images<role>();
-    const int64_t slot_groups = ceil_div<int64_t>(plan.channel_slots ? channels : images, plan.slots);
+    const int64_t slot_groups = ceil_div(plan.channel_slots ? channels : images, plan.slots);
     const int64_t planes = slot_groups * (plan.channel_slots ? images : channels);
-    const int64_t tiles_x = ceil_div<int64_t>(most_outputs<role>(problem.x), plan.tile_columns());
-    const int64_t tiles_y = ceil_div<int64_t>(most_outputs<role>(problem.y), plan.tile_rows());
+    const int64_t tiles_x = ceil_div(most_outputs<role>(problem.x), plan.tile_columns());
+    const int64_t tiles_y = ceil_div(most_outputs<role>(problem.y), plan.tile_rows());
     const int64_t phases_x = problem.x.phases(), phases = problem.y.phases() * phases_x;
 
     for_each_item(planes * (sums_phases ? 1 : phases) * tiles_y * tiles_x, [&](int64_t item) {
@@ -280,13 +280,12 @@ void correlate(const Problem& problem, bool channels_together, const Tensor& in,
     }
     const Plan plan = make_plan<role>(problem, channels_together, sizeof(Compute<T>));
     const int64_t channels = problem.channels * (role == Role::grad_input ? 1 : problem.multiplier);
-    const int64_t images =
-        role == Role::grad_kernel ? ceil_div<int64_t>(problem.images, problem.chunk) : problem.images;
-    const int64_t planes = plan.channel_slots ? ceil_div<int64_t>(channels, plan.slots) * images
-                                              : ceil_div<int64_t>(images, plan.slots) * channels;
+    const int64_t images = role == Role::grad_kernel ? ceil_div(problem.images, problem.chunk) : problem.images;
+    const int64_t planes =
+        plan.channel_slots ? ceil_div(channels, plan.slots) * images : ceil_div(images, plan.slots) * channels;
     const int64_t phases = role == Role::forward ? 1 : problem.y.phases() * problem.x.phases();
-    const int64_t tiles = ceil_div<int64_t>(most_outputs<role>(problem.y), plan.tile_rows()) *
-                          ceil_div<int64_t>(most_outputs<role>(problem.x), plan.tile_columns());
+    const int64_t tiles = ceil_div(most_outputs<role>(problem.y), plan.tile_rows()) *
+                          ceil_div(most_outputs<role>(problem.x), plan.tile_columns());
     const Launcher launch(in);
     launch(correlate_planes<role, T, Out>, planes * phases * tiles, kThreads,
            plan.entries() * static_cast<int64_t>(sizeof(Compute<T>)), problem, plan, View<const T>(in),
@@ -342,10 +341,10 @@ std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const
         gradients[0] = arguments.batched ? grad_input : squeeze(grad_input, 0);
     }
     if (output_mask[1]) {
-        const int64_t wanted = ceil_div<int64_t>(kWantedBlocks, problem.channels * problem.multiplier);
-        problem.chunk = std::max<int64_t>(1, ceil_div<int64_t>(problem.images, wanted));
+        const int64_t wanted = ceil_div(kWantedBlocks, problem.channels * problem.multiplier);
+        problem.chunk = std::max<int64_t>(1, ceil_div(problem.images, wanted));
         const Tensor chunks =
-            empty({ceil_div<int64_t>(problem.images, problem.chunk), kernel.size(0), kernel.size(2), kernel.size(3)},
+            empty({ceil_div(problem.images, problem.chunk), kernel.size(0), kernel.size(2), kernel.size(3)},
                   dtype == ScalarType::Double ? dtype : ScalarType::Float, input);
         dispatch_dtype(dtype, [&]<typename T>() {
             correlate<Role::grad_kernel, T, Compute<T>>(problem, channels_together, batched_input, batched_grad, chunks,

@@ -24,15 +24,6 @@ struct AxisShape {
     __host__ __device__ I phases() const { return std::min(stride, kernel); }
 };
 
-template <typename I>
-__host__ __device__ I floor_div(I a, I b) {
-    return a / b - (a % b < 0 ? 1 : 0);
-}
-template <typename I>
-__host__ __device__ I ceil_div(I a, I b) {
-    return -floor_div(-a, b);
-}
-
 // Some entries of a plane along an axis: entry `first`, and every step-th from there.
 template <typename I>
 struct Line {
@@ -91,14 +82,12 @@ struct Problem {
     }
     template <Role role>
     __host__ __device__ int64_t out_images() const {
-        return role == Role::grad_kernel ? ceil_div<int64_t>(images, chunk) : images;
+        return role == Role::grad_kernel ? ceil_div(images, chunk) : images;
     }
 };
 
 // As many of `count` as a block of at most `most`, all blocks being about as large.
-inline int even_share(int64_t count, int64_t most) {
-    return static_cast<int>(ceil_div<int64_t>(count, ceil_div<int64_t>(count, most)));
-}
+inline int even_share(int64_t count, int64_t most) { return static_cast<int>(ceil_div(count, ceil_div(count, most))); }
 
 // depthwise_tensor_cores.cu. Returns false where it cannot: then nothing was launched.
 template <Role role, typename T>

@@ -18,8 +18,7 @@ namespace dcls::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kWarpSize = 32;
-constexpr int kThreads = kWarps * kWarpSize;
+constexpr int kThreads = kWarps * kWarp;
 constexpr int kRows = 16;  // of a warp's matrices
 constexpr int kUnit = 8;   // columns: of a tile, and of a step along the band
 constexpr int kTiles = 8;  // of a warp
@@ -182,14 +181,14 @@ __device__ void load_rows(const Work<role>& work, const Rows& rows, int first_co
     const int plane = role == Role::forward ? rows.channel / multiplier : rows.channel * multiplier + term.number;
     const int first_stored = term.first_stored(rows), columns = plan.read_columns();
     const int entries = term.stored(plan, rows) * columns;
-    for (int i = first; i < plan.images * entries; i += kWarpSize) {
+    for (int i = first; i < plan.images * entries; i += kWarp) {
         const int image = i / entries, row = i % entries / columns, column = i % columns;
         const int y = term.y.in[first_stored + row], x = term.x.in[first_column + term.tap_x + column];
         const bool valid = rows.exist && rows.image + image < work.shapes.images && x >= 0 && x < term.x.in_extent;
         to[(image * plan.in_rows + row) * plan.in_pitch + column] =
             valid ? in.plane(rows.image + image, plane)[y * in.stride[1] + x * in.stride[2]] : T(0.0f);
     }
-    for (int column = first; column < columns; column += kWarpSize) {
+    for (int column = first; column < columns; column += kWarp) {
         to[plan.images * plan.in_rows * plan.in_pitch + column] = T(0.0f);
     }
 }
@@ -234,7 +233,7 @@ template <Role role, typename T>
 __device__ void store(const Work<role>& work, const Item& item, const Rows& rows, const float (&sums)[kTiles][4],
                       const View<T>& out, const T* bias) {
     const Term term(work, item.phase, 0);
-    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const float added = bias != nullptr ? static_cast<float>(bias[rows.channel]) : 0.0f;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -263,7 +262,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     T* const shared_in = shared_memory<T>();
     T* const shared_taps = shared_in + kWarps * plan.warp_entries();
     const Work<role> work{shapes, plan};
-    const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, lane = thread % kWarpSize;
+    const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
     // Whose rows this thread copies: neighbouring threads copy what lies next to each other.
     const int copied_warp = plan.channel_warps ? thread % kWarps : warp;
     const int copied_first = plan.channel_warps ? thread / kWarps : lane;

@@ -2,53 +2,24 @@
 #pragma once
 
 #include "../contraction.h"
+#include "../filters.h"
 #include "../parameters.h"
-
-#include <cuda_runtime.h>
+#include "launch.h"
 
 namespace dcls::cuda {
-
-constexpr int kWarp = 32;
-
-// How the elements of all filters are stored. Filter (o, i) is number o * in_channels + i; in_channels are those of a
-// group. Missing leading axes have the extent 1.
-struct Elements {
-    Axes extent;
-    int first_axis;
-    int64_t out_channels, in_channels, kernel_count;
-    bool shared_positions;
-
-    explicit Elements(const KernelArguments& arguments)
-        : extent(three_axes(arguments.kernel_size, 1)),
-          first_axis(kAxes - static_cast<int>(arguments.spatial_axes())),
-          out_channels(arguments.out_channels),
-          in_channels(arguments.in_channels_per_group),
-          kernel_count(arguments.kernel_count),
-          shared_positions(arguments.shared_positions) {}
-
-    __host__ __device__ int64_t filters() const { return out_channels * in_channels; }
-    __host__ __device__ int64_t count() const { return filters() * kernel_count; }
-    __host__ __device__ int64_t taps() const { return extent[0] * extent[1] * extent[2]; }
-    // Those with positions of their own.
-    __host__ __device__ int64_t places() const { return (shared_positions ? in_channels : filters()) * kernel_count; }
-    // Which of these is element k of a filter.
-    __host__ __device__ int64_t place(int64_t filter, int64_t k) const {
-        return (shared_positions ? filter % in_channels : filter) * kernel_count + k;
-    }
-};
 
 template <Version version, typename C>
 struct Element {
     std::array<C, kAxes> position, sigma, inward;  // positions count from the first tap
     int first_axis;
 
-    __device__ Element(const Elements& elements, const Parameters<C>& parameters, int64_t place)
-        : position{}, sigma{}, inward{}, first_axis(elements.first_axis) {
+    __device__ Element(const Filters& filters, const Parameters<C>& parameters, int64_t place)
+        : position{}, sigma{}, inward{}, first_axis(filters.first_axis) {
 #pragma unroll
         for (int axis = 0; axis < kAxes; ++axis) {
             if (axis >= first_axis) {
-                const int64_t at = (axis - first_axis) * elements.places() + place;
-                const int64_t extent = elements.extent[axis];
+                const int64_t at = (axis - first_axis) * filters.places() + place;
+                const int64_t extent = filters.extent[axis];
                 position[axis] = parameters.positions[at] + static_cast<C>(extent / 2);
                 sigma[axis] = has_sigma(version) ? parameters.sigma[at] : C(0);
                 inward[axis] = inward_side(position[axis], extent);

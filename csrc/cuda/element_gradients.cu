@@ -11,13 +11,13 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 
 template <typename C>
-__device__ Contraction<C> load(const C* from, int64_t element, int64_t elements) {
+__device__ Contraction<C> load(const C* from, int64_t element, int64_t count) {
     Contraction<C> contraction;
     contraction.value = from[element];
 #pragma unroll
     for (int axis = 0; axis < kAxes; ++axis) {
-        contraction.d_position[axis] = from[(1 + axis) * elements + element];
-        contraction.d_sigma[axis] = from[(1 + kAxes + axis) * elements + element];
+        contraction.d_position[axis] = from[(1 + axis) * count + element];
+        contraction.d_sigma[axis] = from[(1 + kAxes + axis) * count + element];
     }
     return contraction;
 }
@@ -29,17 +29,17 @@ struct Gradients {
 };
 
 template <Version version, typename C>
-__global__ void __launch_bounds__(kThreads) element_gradients_kernel(Elements elements, Parameters<C> parameters,
-                                                                     const C* contractions, Gradients<C> gradients) {
+__global__ void __launch_bounds__(kThreads)
+    element_gradients_kernel(Filters filters, Parameters<C> parameters, const C* contractions, Gradients<C> gradients) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
-    const int64_t count = elements.count();
-    for_each_item((count + kWarps - 1) / kWarps, [&](int64_t item) {
+    const int64_t count = filters.elements();
+    for_each_item(ceil_div(count, kWarps), [&](int64_t item) {
         const int64_t index = item * kWarps + threadIdx.x / kWarp;
         if (index >= count) {
             return;
         }
-        const int64_t place = elements.place(index / elements.kernel_count, index % elements.kernel_count);
-        const auto sums = warp_axis_sums(Element<version, C>(elements, parameters, place), elements.extent, lane);
+        const int64_t place = filters.place(index / filters.kernel_count, index % filters.kernel_count);
+        const auto sums = warp_axis_sums(Element<version, C>(filters, parameters, place), filters.extent, lane);
         if (lane != 0) {
             return;
         }
@@ -50,9 +50,9 @@ __global__ void __launch_bounds__(kThreads) element_gradients_kernel(Elements el
         }
 #pragma unroll
         for (int axis = 0; axis < kAxes; ++axis) {
-            if (axis >= elements.first_axis) {
+            if (axis >= filters.first_axis) {
                 const AxisGradients<version, C> of_axis(normalised, sums, axis);
-                const int64_t at = (axis - elements.first_axis) * count + index;
+                const int64_t at = (axis - filters.first_axis) * count + index;
                 if (gradients.positions != nullptr) {
                     gradients.positions[at] = parameters.weight[index] * of_axis.position;
                 }
@@ -66,12 +66,12 @@ __global__ void __launch_bounds__(kThreads) element_gradients_kernel(Elements el
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> element_gradients(const Tensor& contractions, const Elements& elements,
+std::tuple<Tensor, Tensor, Tensor> element_gradients(const Tensor& contractions, const Filters& filters,
                                                      const PreparedParameters& parameters,
                                                      const KernelArguments& arguments, ScalarType dtype,
                                                      std::array<bool, 3> output_mask) {
     output_mask[2] = output_mask[2] && parameters.sigma.has_value();
-    const IntList shape{arguments.spatial_axes(), elements.out_channels, elements.in_channels, elements.kernel_count};
+    const IntList shape{arguments.spatial_axes(), filters.out_channels, filters.in_channels, filters.kernel_count};
     const auto allocate = [&](bool wanted, const IntList& shape) {
         return wanted ? empty(shape, contractions.scalar_type(), contractions) : not_computed(dtype, contractions);
     };
@@ -85,14 +85,14 @@ std::tuple<Tensor, Tensor, Tensor> element_gradients(const Tensor& contractions,
         const auto pointer = [](bool wanted, const Tensor& tensor) {
             return wanted ? tensor.mutable_data_ptr<C>() : nullptr;
         };
-        launch(element_gradients_kernel<version, C>, (elements.count() + kWarps - 1) / kWarps, kThreads, 0, elements,
+        launch(element_gradients_kernel<version, C>, ceil_div(filters.elements(), kWarps), kThreads, 0, filters,
                parameters.pointers<C>(), total.const_data_ptr<C>(),
                Gradients<C>{pointer(output_mask[0], grad_weight), pointer(output_mask[1], grad_positions),
                             pointer(output_mask[2], grad_sigma)});
     });
     // Shared positions add up what all out channels want of them.
     const auto finished = [&](bool wanted, const Tensor& gradient) {
-        return cast(wanted && elements.shared_positions ? sum_over(gradient, {1}, true) : gradient, dtype);
+        return cast(wanted && filters.shared_positions ? sum_over(gradient, {1}, true) : gradient, dtype);
     };
     return {cast(grad_weight, dtype), finished(output_mask[1], grad_positions), finished(output_mask[2], grad_sigma)};
 }

@@ -15,6 +15,8 @@
 
 namespace dcls::cuda {
 
+constexpr int kWarp = 32;
+
 // For __launch_bounds__: blocks that a multiprocessor must have room for. Without, the compiler spills registers for
 // the sake of more. float64 takes twice the registers.
 template <typename T>

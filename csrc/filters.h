@@ -1,0 +1,38 @@
+// The filters of a dense kernel and their elements, as they are numbered. Missing leading axes have the extent 1.
+#pragma once
+
+#include "geometry.h"
+
+namespace dcls {
+
+// Filter (o, i) is number o * in_channels + i; in_channels are those of a group.
+struct Filters {
+    Axes extent;
+    int first_axis;
+    int64_t out_channels, in_channels, kernel_count, tap_count;
+    bool shared_positions;
+
+    explicit Filters(const KernelArguments& arguments)
+        : extent(three_axes(arguments.kernel_size, 1)),
+          first_axis(kAxes - static_cast<int>(arguments.spatial_axes())),
+          out_channels(arguments.out_channels),
+          in_channels(arguments.in_channels_per_group),
+          kernel_count(arguments.kernel_count),
+          tap_count(product(extent)),
+          shared_positions(arguments.shared_positions) {}
+
+    DCLS_HOST_DEVICE int64_t count() const { return out_channels * in_channels; }
+    DCLS_HOST_DEVICE int64_t elements() const { return count() * kernel_count; }
+    // Filters that have positions of their own, and which of them a filter has.
+    DCLS_HOST_DEVICE int64_t position_filters() const { return shared_positions ? in_channels : count(); }
+    DCLS_HOST_DEVICE int64_t position_filter(int64_t filter) const {
+        return shared_positions ? filter % in_channels : filter;
+    }
+    // The same for elements.
+    DCLS_HOST_DEVICE int64_t places() const { return position_filters() * kernel_count; }
+    DCLS_HOST_DEVICE int64_t place(int64_t filter, int64_t k) const {
+        return position_filter(filter) * kernel_count + k;
+    }
+};
+
+}  // namespace dcls
