@@ -8,13 +8,28 @@ DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 CPP := $(wildcard csrc/*.* csrc/*/*.*)
 LINTED := dcls_ops python tests benchmarks examples
 
-.PHONY: demo test lint format bench-construction bench-shared wheel cuda clean
+.PHONY: demo test test-cuda sanitize-cuda lint format bench-construction bench-shared wheel cuda clean
 
 demo: $(VENV)/installed $(VENV)/demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/installed $(VENV)/oracle.installed $(VENV)/cuda_on_cpu.built
 	$(BIN)/python -m pytest
+
+# On a machine with a GPU. CUDA_PYTHON may be another Python than .venv's: one with its own torch, pytest, hypothesis, and
+# dcls_ops installed from a wheel. -P, so that the sources here do not hide it.
+CUDA_PYTHON ?= $(BIN)/python
+CUDA_SETUP := $(if $(filter $(BIN)/python,$(CUDA_PYTHON)),$(VENV)/installed)
+
+test-cuda: $(CUDA_SETUP)
+	$(CUDA_PYTHON) -P -m pytest -m cuda tests/cuda
+
+# PyTorch would hand out parts of large allocations, in which the sanitizer sees no bounds.
+sanitize-cuda: $(CUDA_SETUP)
+	for tool in memcheck racecheck initcheck synccheck; do \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+			$(CUDA_PYTHON) -P tests/cuda/sanitize.py || exit 1; \
+	done
 
 lint: $(VENV)/requirements
 	$(BIN)/ruff check $(LINTED)
