@@ -23,7 +23,11 @@ ENTRY = re.compile(
 
 
 # Enumerations among template arguments, by which the table names kernels.
-NAMES = {"Role": ("forward", "grad_input", "grad_kernel"), "Direction": ("to_matrix", "to_tensor")}
+NAMES = {
+    "Role": ("forward", "grad_input", "grad_kernel"),
+    "Pass": ("forward", "backward"),
+    "Direction": ("to_matrix", "to_tensor"),
+}
 
 
 class Kernel(NamedTuple):

@@ -19,6 +19,7 @@
 #include "construct_kernel.h"
 #include "element_gradients.h"
 #include "ptx.h"
+#include "tuning.h"
 #include "view.h"
 
 namespace dcls::cuda {
@@ -29,9 +30,8 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kPixels = 4;    // of a thread, in each of its channels
 constexpr int kChannels = 4;  // of a block
 constexpr int64_t kSharedBytes = 32 << 10;
-constexpr int64_t kWantedWarps = 8192;  // into as many parts gradients of parameters are cut if there are images enough
 
-enum class Role { forward, grad_input };
+// Pass::backward stands for the gradient of the input.
 
 // How blocks tile what they make, and how many taps they take at a time. Both limit what a tile reads.
 struct Plan {
@@ -42,13 +42,17 @@ struct Plan {
 
     int64_t reads(int axis) const { return (tile[axis] - 1) * pixel_step[axis] + taps[axis]; }
     int64_t reads() const { return reads(0) * reads(1) * reads(2); }
+    // Also where the product of the axes is beyond 64 bits.
+    bool fits(int64_t entries) const {
+        return reads(0) <= entries && reads(1) <= entries && reads(2) <= entries && reads() <= entries;
+    }
 };
 
-template <Role role>
+template <Pass pass>
 Plan make_plan(const Geometry& geometry, int64_t entry_bytes) {
     Plan plan{};
-    plan.pixel_step = role == Role::forward ? geometry.stride : Axes{1, 1, 1};
-    plan.made = role == Role::forward ? geometry.output : geometry.input;
+    plan.pixel_step = pass == Pass::forward ? geometry.stride : Axes{1, 1, 1};
+    plan.made = pass == Pass::forward ? geometry.output : geometry.input;
     int64_t pixels = kThreads * kPixels;
     for (int axis = kAxes - 1; axis >= 0; --axis) {
         // A tile as wide as high has less around it.
@@ -57,7 +61,7 @@ Plan make_plan(const Geometry& geometry, int64_t entry_bytes) {
         plan.taps[axis] = static_cast<int>(std::min(geometry.kernel_size[axis], kSharedBytes));
         pixels /= plan.tile[axis];
     }
-    while (plan.reads() * entry_bytes > kSharedBytes) {
+    while (!plan.fits(kSharedBytes / entry_bytes)) {
         int widest = 0;
         for (int axis = 1; axis < kAxes; ++axis) {
             widest = plan.reads(axis) > plan.reads(widest) ? axis : widest;
@@ -79,19 +83,19 @@ __device__ Axes unravel(int64_t index, const Axes& counts) {
 
 // What a tile reads along one axis for a block of taps: entry i is number `first + i` of the input or, spread out by
 // `step`, of grad_output.
-template <Role role>
+template <Pass pass>
 struct ReadAxis {
     int64_t first, step, extent;
     int first_tap, taps, size;
 
     __device__ ReadAxis(const Geometry& geometry, const Plan& plan, int axis, int64_t tile, int64_t tap_block)
-        : step(role == Role::forward ? 1 : geometry.stride[axis]),
-          extent(role == Role::forward ? geometry.input[axis] : geometry.output[axis]),
+        : step(pass == Pass::forward ? 1 : geometry.stride[axis]),
+          extent(pass == Pass::forward ? geometry.input[axis] : geometry.output[axis]),
           first_tap(static_cast<int>(tap_block) * plan.taps[axis]),
           taps(static_cast<int>(std::min<int64_t>(plan.taps[axis], geometry.kernel_size[axis] - first_tap))),
           size(static_cast<int>((plan.tile[axis] - 1) * plan.pixel_step[axis]) + taps) {
         const int64_t pixel = tile * plan.tile[axis] * plan.pixel_step[axis];
-        first = role == Role::forward ? pixel - geometry.padding[axis] + first_tap
+        first = pass == Pass::forward ? pixel - geometry.padding[axis] + first_tap
                                       : pixel + geometry.padding[axis] - (first_tap + taps - 1);
     }
 
@@ -104,7 +108,7 @@ struct ReadAxis {
     // Which of the entries that a pixel reads belongs to a tap.
     __device__ int offset(int tap) const {
         const int from_first = tap - first_tap;
-        return role == Role::forward ? from_first : taps - 1 - from_first;
+        return pass == Pass::forward ? from_first : taps - 1 - from_first;
     }
 
     struct Range {
@@ -116,9 +120,9 @@ struct ReadAxis {
     }
 };
 
-template <Role role>
+template <Pass pass>
 struct Read {
-    ReadAxis<role> z, y, x;
+    ReadAxis<pass> z, y, x;
 
     __device__ Read(const Geometry& geometry, const Plan& plan, const Axes& tile, const Axes& tap_block)
         : z(geometry, plan, 0, tile[0], tap_block[0]),
@@ -171,15 +175,15 @@ __device__ Axes pixel_in_tile(const Plan& plan, int j) {
     return unravel(threadIdx.x + j * kThreads, {plan.tile[0], plan.tile[1], plan.tile[2]});
 }
 
-template <Role role, Version version, typename T>
+template <Pass pass, Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     direct_kernel(Geometry geometry, Filters filters, Plan plan, Parameters<Compute<T>> parameters,
                   const Compute<T>* inverse, View<const T> in, View<T> out, const Compute<T>* bias) {
     using C = Compute<T>;
     C* const entries = shared_memory<C>();
     // Channels of a group that are made, and those that are read.
-    const int64_t made = role == Role::forward ? geometry.out_channels : geometry.in_channels;
-    const int64_t reads = role == Role::forward ? geometry.in_channels : geometry.out_channels;
+    const int64_t made = pass == Pass::forward ? geometry.out_channels : geometry.in_channels;
+    const int64_t reads = pass == Pass::forward ? geometry.in_channels : geometry.out_channels;
     const int64_t channel_blocks = ceil_div(made, kChannels);
     const int64_t tiles = product(plan.tiles);
 
@@ -191,7 +195,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
         C sums[kChannels][kPixels] = {};
 
         for (int64_t tap_block = 0; tap_block < product(plan.tap_blocks); ++tap_block) {
-            const Read<role> read(geometry, plan, tile, unravel(tap_block, plan.tap_blocks));
+            const Read<pass> read(geometry, plan, tile, unravel(tap_block, plan.tap_blocks));
             int starts[kPixels];
 #pragma unroll
             for (int j = 0; j < kPixels; ++j) {
@@ -209,7 +213,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
 #pragma unroll
                 for (int c = 0; c < kChannels; ++c) {
                     if (first_made + c < made) {
-                        const int64_t filter = role == Role::forward
+                        const int64_t filter = pass == Pass::forward
                                                    ? (group * made + first_made + c) * filters.in_channels + channel
                                                    : (group * reads + channel) * filters.in_channels + first_made + c;
                         for (int64_t k = 0; k < filters.kernel_count; ++k) {
@@ -324,7 +328,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     });
 }
 
-template <Role role>
+template <Pass pass>
 Tensor make(const Tensor& in, const Convolution& convolution, const OptionalTensor& bias) {
     const Tensor input = batched(convolution.input, convolution.arguments);
     const Tensor batched_in = batched(in, convolution.arguments);
@@ -335,16 +339,16 @@ Tensor make(const Tensor& in, const Convolution& convolution, const OptionalTens
     const Geometry geometry(convolution.kernel, convolution.arguments, input);
     const Tensor inverse = inverse_normalisation(filters, prepared, convolution.kernel.version);
     const Tensor out =
-        empty_in_format(role == Role::forward ? convolution.arguments.batched_output_shape() : sizes(input), input,
+        empty_in_format(pass == Pass::forward ? convolution.arguments.batched_output_shape() : sizes(input), input,
                         memory_format_like(input));
     const Launcher launch(input);
     dispatch_dtype(input.scalar_type(), [&]<typename T>() {
         using C = Compute<T>;
-        const Plan plan = make_plan<role>(geometry, sizeof(C));
-        const int64_t made = role == Role::forward ? geometry.out_channels : geometry.in_channels;
+        const Plan plan = make_plan<pass>(geometry, sizeof(C));
+        const int64_t made = pass == Pass::forward ? geometry.out_channels : geometry.in_channels;
         const int64_t items = geometry.images * geometry.groups * (ceil_div(made, kChannels)) * product(plan.tiles);
         dispatch_version<C>(convolution.kernel.version, [&]<Version version, typename>() {
-            launch(direct_kernel<role, version, T>, items, kThreads, plan.reads() * static_cast<int64_t>(sizeof(C)),
+            launch(direct_kernel<pass, version, T>, items, kThreads, plan.reads() * static_cast<int64_t>(sizeof(C)),
                    geometry, filters, plan, prepared.pointers<C>(), inverse.const_data_ptr<C>(),
                    View<const T>(batched_in), View<T>(out),
                    wide_bias.has_value() ? wide_bias->const_data_ptr<C>() : nullptr);
@@ -379,7 +383,7 @@ Tensor contract(const Tensor& grad_output, const Convolution& convolution, const
 }  // namespace
 
 Tensor conv_direct(const Convolution& convolution, const OptionalTensor& bias) {
-    return make<Role::forward>(convolution.input, convolution, bias);
+    return make<Pass::forward>(convolution.input, convolution, bias);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Tensor& grad_output,
@@ -388,7 +392,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Te
     const auto& [input, weight, positions, sigma, kernel, arguments] = convolution;
     const auto none = [&](const Tensor& like) { return not_computed(like.scalar_type(), like); };
     const Tensor grad_input =
-        output_mask[0] ? make<Role::grad_input>(grad_output, convolution, std::nullopt) : none(input);
+        output_mask[0] ? make<Pass::backward>(grad_output, convolution, std::nullopt) : none(input);
     const Tensor grad_bias = output_mask[4] ? bias_gradient(grad_output, arguments) : none(input);
     if (!output_mask[1] && !output_mask[2] && !output_mask[3]) {
         return {grad_input, none(weight), none(weight), none(weight), grad_bias};

@@ -18,6 +18,7 @@
 #include "../aten_convolution.h"
 #include "construct_kernel.h"
 #include "element_gradients.h"
+#include "tuning.h"
 #include "view.h"
 
 namespace dcls::cuda {
@@ -26,13 +27,6 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kPixels = 4;
-#ifndef DCLS_TILE_ENTRIES  // tests/cuda_on_cpu makes tiles small, so that small shapes have several
-#define DCLS_TILE_ENTRIES (1 << 22)
-#endif
-constexpr int64_t kTileEntries = DCLS_TILE_ENTRIES;
-constexpr int64_t kWantedWarps =
-    8192;  // into as many parts the contraction of a tile is cut if there are pixels enough
-constexpr int64_t kSmallestPart = 256;  // pixels
 
 // Output pixels, numbered image by image, from `first` on.
 struct Tile {
@@ -301,7 +295,7 @@ class Im2col {
             launch_(grad_input_kernel<version, T>,
                     images * geometry_.groups * geometry_.in_channels * ceil_div(inputs, kThreads), kThreads, 0,
                     geometry_, filters_, tile, prepared_.pointers<Compute<T>>(), inverse_.const_data_ptr<Compute<T>>(),
-                    static_cast<const T*>(data<T>(grad_columns)), grad_input.mutable_data_ptr<Compute<T>>());
+                    static_cast<const T*>(grad_columns.const_data_ptr()), grad_input.mutable_data_ptr<Compute<T>>());
         });
     }
 
@@ -313,8 +307,9 @@ class Im2col {
                                    prepared_.positions.scalar_type(), input_);
         dispatch_kernel([&]<Version version, typename T>() {
             launch_(contract_columns_kernel<version, T>, ceil_div(rows() * runs, kWarps), kThreads, 0, geometry_,
-                    filters_, tile, run, prepared_.pointers<Compute<T>>(), static_cast<const T*>(data<T>(grad_columns)),
-                    View<const T>(input_), parts.mutable_data_ptr<Compute<T>>());
+                    filters_, tile, run, prepared_.pointers<Compute<T>>(),
+                    static_cast<const T*>(grad_columns.const_data_ptr()), View<const T>(input_),
+                    parts.mutable_data_ptr<Compute<T>>());
         });
         return sum_over(parts, {0}, true);
     }
@@ -417,8 +412,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Te
             }
         }
         if (output_mask[1]) {
-            const Tensor columns = im2col.columns(tile);
-            grad_weight = add(grad_weight, cast(batched_product(grad, transpose(columns, 1, 2)), wide));
+            // In float32 for half types: a sum over so many pixels can exceed float16.
+            const Tensor columns = cast(im2col.columns(tile), wide);
+            grad_weight = add(grad_weight, batched_product(cast(grad, wide), transpose(columns, 1, 2)));
         }
     });
     const auto none = [&](const Tensor& like) { return not_computed(like.scalar_type(), like); };

@@ -15,6 +15,7 @@
 #include "../aten_convolution.h"
 #include "depthwise_maps.h"
 #include "ptx.h"
+#include "tuning.h"
 
 namespace dcls::cuda {
 namespace {
@@ -23,8 +24,6 @@ constexpr int kThreads = 128;
 constexpr int kRows = 8, kColumns = 4;  // outputs of a thread
 constexpr int kMostTaps = 32;           // of a block of taps, along an axis
 constexpr int64_t kSharedBytes = 48 << 10;
-constexpr int64_t kWantedBlocks =
-    1024;  // into this many blocks a gradient of kernels is cut if there are images enough
 
 // How a block works.
 struct Plan {
@@ -47,15 +46,37 @@ int whole_vectors(int columns) { return (columns + 3) / 4 * 4; }
 // Threads of neighbouring slots then read from different banks.
 int odd_vectors(int entries) { return entries / 4 % 2 == 1 ? entries : entries + 4; }
 
+// How much work there is. Output planes are numbered (image or chunk of images, channel).
+template <Role role>
+struct Work {
+    const Problem& problem;
+    const Plan& plan;
+
+    __host__ __device__ int64_t channels() const {
+        return role == Role::grad_input ? problem.channels : problem.channels * problem.multiplier;
+    }
+    __host__ __device__ int64_t images() const {
+        return role == Role::grad_kernel ? ceil_div(problem.images, problem.chunk) : problem.images;
+    }
+    __host__ __device__ int64_t slots() const { return plan.channel_slots ? channels() : images(); }
+    __host__ __device__ int64_t slot_groups() const { return ceil_div(slots(), plan.slots); }
+    __host__ __device__ int64_t planes() const { return slot_groups() * (plan.channel_slots ? images() : channels()); }
+    __host__ __device__ int64_t phases() const { return problem.y.phases() * problem.x.phases(); }
+    // Phases that are outputs of their own; the others are added up.
+    __host__ __device__ int64_t out_phases() const { return role == Role::forward ? 1 : phases(); }
+    __host__ __device__ int64_t tiles_y() const { return ceil_div(most_outputs<role>(problem.y), plan.tile_rows()); }
+    __host__ __device__ int64_t tiles_x() const { return ceil_div(most_outputs<role>(problem.x), plan.tile_columns()); }
+    __host__ __device__ int64_t items() const { return planes() * out_phases() * tiles_y() * tiles_x(); }
+};
+
 template <Role role>
 Plan make_plan(const Problem& problem, bool channels_together, int64_t entry_bytes) {
     const AxisMap<int64_t> y = axis_map<role, int64_t>(problem.y, 0),
                            x = axis_map<role, int64_t>(problem.x, 0);  // no phase has more taps
-    const int64_t channels = problem.out_channels<role>();
     Plan plan{};
     plan.channel_slots = role == Role::grad_kernel || channels_together;
     plan.slots_fastest = channels_together;
-    const int64_t most_slots = plan.channel_slots ? channels : std::max<int64_t>(problem.images, 1);
+    const int64_t most_slots = std::max<int64_t>(Work<role>{problem, plan}.slots(), 1);
     // Where channels lie together, 8 of them are read in one piece.
     const int fewest_slots = channels_together ? static_cast<int>(std::min<int64_t>(8, most_slots)) : 1;
     const int64_t threads = kThreads / fewest_slots;
@@ -77,11 +98,12 @@ Plan make_plan(const Problem& problem, bool channels_together, int64_t entry_byt
             return plan;
         }
         // The tile of one thread and 32 x 32 taps fit, so this ends.
-        int& too_large = plan.slots > fewest_slots ? plan.slots
-                         : plan.tap_rows > 16      ? plan.tap_rows
-                         : plan.threads_y > 1      ? plan.threads_y
-                         : plan.threads_x > 1      ? plan.threads_x
-                                                   : plan.slots;
+        int& too_large = plan.tap_rows > 8           ? plan.tap_rows
+                         : plan.tap_columns > 16     ? plan.tap_columns
+                         : plan.slots > fewest_slots ? plan.slots
+                         : plan.threads_y > 1        ? plan.threads_y
+                         : plan.threads_x > 1        ? plan.threads_x
+                                                     : plan.slots;
         too_large = (too_large + 1) / 2;
     }
 }
@@ -96,25 +118,34 @@ __device__ Four<C> load_four(const C* from) {
     return *reinterpret_cast<const Four<C>*>(from);
 }
 
-// Copies rows x columns entries of some planes to shared memory: entries that `row` and `column` name, 0 where they are
-// outside of the plane.
+// Copies rows x columns entries of some planes to shared memory: entries that `row` and `column` name, 0 where a column
+// is outside of the plane. Neighbouring threads copy what lies next to each other.
 template <typename T, typename PlaneOf>
 __device__ void load_maps(Compute<T>* to, int pitch, int slot_pitch, int slots, int rows, int columns,
-                          const Line<int64_t>& row, const Line<int64_t>& column, int64_t height, int64_t width,
+                          const Line<int64_t>& row, const Line<int64_t>& column, int64_t width,
                           const View<const T>& view, bool slots_fastest, const PlaneOf& plane_of) {
-    for (int i = static_cast<int>(threadIdx.x); i < slots * rows * columns; i += kThreads) {
-        // Neighbouring threads read what lies next to each other.
-        const int slot = slots_fastest ? i % slots : i / columns / rows;
-        const int rest = slots_fastest ? i / slots : i;
-        const int r = rest / columns % rows, c = rest % columns;
-        const int64_t y = row[r], x = column[c];
-        const bool valid = y >= 0 && y < height && x >= 0 && x < width;
-        const T* from = plane_of(slot) + (valid ? y * view.stride[1] + x * view.stride[2] : 0);
-        Compute<T>* entry = to + slot * slot_pitch + r * pitch + c;
-        if constexpr (std::is_same_v<T, Compute<T>>) {
-            copy_async(entry, from, valid);
-        } else {
-            *entry = valid ? static_cast<float>(*from) : 0.0f;
+    const int thread = static_cast<int>(threadIdx.x);
+    const auto copy_row = [&](int slot, int r, int first, int step) {
+        const T* const from = plane_of(slot) + row[r] * view.stride[1];
+        Compute<T>* const entries = to + slot * slot_pitch + r * pitch;
+        for (int c = first; c < columns; c += step) {
+            const int64_t x = column[c];
+            const bool valid = x >= 0 && x < width;
+            if constexpr (std::is_same_v<T, Compute<T>>) {
+                copy_async(entries + c, from + (valid ? x * view.stride[2] : 0), valid);
+            } else {
+                entries[c] = valid ? static_cast<float>(from[x * view.stride[2]]) : 0.0f;
+            }
+        }
+    };
+    if (slots_fastest) {
+        const int threads_of_slot = kThreads / slots;
+        for (int r = 0; thread / slots < threads_of_slot && r < rows; ++r) {
+            copy_row(thread % slots, r, thread / slots, threads_of_slot);
+        }
+    } else {
+        for (int line = thread / kWarp; line < slots * rows; line += kThreads / kWarp) {
+            copy_row(line / rows, line % rows, thread % kWarp, kWarp);
         }
     }
 }
@@ -153,7 +184,6 @@ template <Role role, typename T, typename Out>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     correlate_planes(Problem problem, Plan plan, View<const T> in, View<const T> kernel, View<Out> out, const T* bias) {
     using C = Compute<T>;
-    constexpr bool sums_phases = role == Role::forward;
     C* const shared_in = shared_memory<C>();
     C* const shared_taps = shared_in + plan.slots * plan.in_slot;
 
@@ -165,38 +195,30 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     const C* const own_in = shared_in + slot * plan.in_slot + column;
     const C* const own_taps = shared_taps + (plan.channel_slots ? slot : 0) * plan.tap_slot;
 
-    // Output planes are numbered (image or chunk of images, channel).
-    const int64_t channels = problem.out_channels<role>(), images = problem.out_images<role>();
-    const int64_t slot_groups = ceil_div(plan.channel_slots ? channels : images, plan.slots);
-    const int64_t planes = slot_groups * (plan.channel_slots ? images : channels);
-    const int64_t tiles_x = ceil_div(most_outputs<role>(problem.x), plan.tile_columns());
-    const int64_t tiles_y = ceil_div(most_outputs<role>(problem.y), plan.tile_rows());
-    const int64_t phases_x = problem.x.phases(), phases = problem.y.phases() * phases_x;
-
-    for_each_item(planes * (sums_phases ? 1 : phases) * tiles_y * tiles_x, [&](int64_t item) {
-        const int64_t tile_x = item % tiles_x * plan.tile_columns();
-        item /= tiles_x;
-        const int64_t tile_y = item % tiles_y * plan.tile_rows();
-        item /= tiles_y;
-        const int64_t own_phase = sums_phases ? 0 : item % phases;
-        item /= sums_phases ? 1 : phases;
-        const int64_t first_slot = item % slot_groups * plan.slots, other = item / slot_groups;
+    const Work<role> work{problem, plan};
+    for_each_item(work.items(), [&](int64_t item) {
+        const int64_t tile_x = item % work.tiles_x() * plan.tile_columns();
+        item /= work.tiles_x();
+        const int64_t tile_y = item % work.tiles_y() * plan.tile_rows();
+        item /= work.tiles_y();
+        const int64_t own_phase = item % work.out_phases();
+        item /= work.out_phases();
+        const int64_t first_slot = item % work.slot_groups() * plan.slots, other = item / work.slot_groups();
         const int64_t first_image = plan.channel_slots ? other : first_slot;
         const int64_t first_channel = plan.channel_slots ? first_slot : other;
-        const int slots =
-            static_cast<int>(std::min<int64_t>(plan.slots, (plan.channel_slots ? channels : images) - first_slot));
+        const int slots = static_cast<int>(std::min<int64_t>(plan.slots, work.slots() - first_slot));
         const auto image = [&](int s) { return first_image + (plan.channel_slots ? 0 : s); };
         const auto channel = [&](int s) { return first_channel + (plan.channel_slots ? s : 0); };
 
         C sums[kRows][kColumns] = {};
-        const int64_t terms = role == Role::forward ? phases
+        const int64_t terms = role == Role::forward ? work.phases()
                               : role == Role::grad_input
                                   ? problem.multiplier
                                   : std::min(problem.chunk, problem.images - first_image * problem.chunk);
         for (int64_t term = 0; term < terms; ++term) {
-            const int64_t phase = sums_phases ? term : own_phase;
-            const AxisMap<int64_t> y = axis_map<role>(problem.y, phase / phases_x);
-            const AxisMap<int64_t> x = axis_map<role>(problem.x, phase % phases_x);
+            const int64_t phase = role == Role::forward ? term : own_phase;
+            const AxisMap<int64_t> y = axis_map<role>(problem.y, phase / problem.x.phases());
+            const AxisMap<int64_t> x = axis_map<role>(problem.x, phase % problem.x.phases());
             const auto in_plane = [&](int s) {
                 if constexpr (role == Role::forward) {
                     return in.plane(image(s), channel(s) / problem.multiplier);
@@ -228,11 +250,10 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
                     const int tap_columns = static_cast<int>(std::min<int64_t>(plan.tap_columns, x.taps - tap_x));
                     __syncthreads();  // the last taps have been read
                     load_maps<T>(shared_in, plan.in_pitch, plan.in_slot, slots, rows, plan.in_pitch,
-                                 {y.in[first_row], y.in.step}, {x.in[tile_x + tap_x], x.in.step}, y.in_extent,
-                                 x.in_extent, in, plan.slots_fastest, in_plane);
+                                 {y.in[first_row], y.in.step}, {x.in[tile_x + tap_x], x.in.step}, x.in_extent, in,
+                                 plan.slots_fastest, in_plane);
                     load_maps<T>(shared_taps, plan.tap_pitch, plan.tap_slot, plan.channel_slots ? slots : 1, tap_rows,
                                  tap_columns, {y.tap[tap_y], y.tap.step}, {x.tap[tap_x], x.tap.step},
-                                 role == Role::grad_kernel ? problem.y.output : problem.y.kernel,
                                  role == Role::grad_kernel ? problem.x.output : problem.x.kernel, kernel,
                                  plan.slots_fastest, kernel_plane);
                     copy_wait();
@@ -250,8 +271,8 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
             }
         }
 
-        const AxisMap<int64_t> y = axis_map<role>(problem.y, own_phase / phases_x);
-        const AxisMap<int64_t> x = axis_map<role>(problem.x, own_phase % phases_x);
+        const AxisMap<int64_t> y = axis_map<role>(problem.y, own_phase / problem.x.phases());
+        const AxisMap<int64_t> x = axis_map<role>(problem.x, own_phase % problem.x.phases());
         if (slot < slots && thread_in_slot < threads_of_slot) {
             Out* const plane = out.plane(image(slot), channel(slot));
             const C added = bias != nullptr ? static_cast<C>(bias[channel(slot)]) : C(0);
@@ -279,15 +300,8 @@ void correlate(const Problem& problem, bool channels_together, const Tensor& in,
         }
     }
     const Plan plan = make_plan<role>(problem, channels_together, sizeof(Compute<T>));
-    const int64_t channels = problem.channels * (role == Role::grad_input ? 1 : problem.multiplier);
-    const int64_t images = role == Role::grad_kernel ? ceil_div(problem.images, problem.chunk) : problem.images;
-    const int64_t planes =
-        plan.channel_slots ? ceil_div(channels, plan.slots) * images : ceil_div(images, plan.slots) * channels;
-    const int64_t phases = role == Role::forward ? 1 : problem.y.phases() * problem.x.phases();
-    const int64_t tiles = ceil_div(most_outputs<role>(problem.y), plan.tile_rows()) *
-                          ceil_div(most_outputs<role>(problem.x), plan.tile_columns());
     const Launcher launch(in);
-    launch(correlate_planes<role, T, Out>, planes * phases * tiles, kThreads,
+    launch(correlate_planes<role, T, Out>, Work<role>{problem, plan}.items(), kThreads,
            plan.entries() * static_cast<int64_t>(sizeof(Compute<T>)), problem, plan, View<const T>(in),
            View<const T>(kernel), View<Out>(out), bias != nullptr ? bias->const_data_ptr<T>() : nullptr);
 }
@@ -321,7 +335,8 @@ Tensor depthwise_conv2d(const Tensor& input, const Tensor& kernel, const Optiona
 }
 
 std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
-                                                const ConvArguments& arguments, std::array<bool, 3> output_mask) {
+                                                const ConvArguments& arguments, std::array<bool, 3> output_mask,
+                                                ScalarType grad_kernel_dtype) {
     const ScalarType dtype = input.scalar_type();
     const Tensor batched_input = batched(input, arguments), batched_grad = batched(grad_output, arguments);
     const bool channels_together = is_channels_last(batched_input);
@@ -350,7 +365,7 @@ std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const
             correlate<Role::grad_kernel, T, Compute<T>>(problem, channels_together, batched_input, batched_grad, chunks,
                                                         nullptr);
         });
-        gradients[1] = unsqueeze(cast(sum_over(chunks, {0}), dtype), 1);
+        gradients[1] = unsqueeze(cast(sum_over(chunks, {0}), grad_kernel_dtype), 1);
     }
     if (output_mask[2]) {
         gradients[2] = bias_gradient(grad_output, arguments);

@@ -74,19 +74,9 @@ struct Problem {
     AxisShape<int64_t> y, x;
     int64_t images, channels, multiplier;
     int64_t chunk;  // images whose part in a gradient of kernels goes into one sum
-
-    // Planes of the output: channels, and images or chunks of images.
-    template <Role role>
-    __host__ __device__ int64_t out_channels() const {
-        return role == Role::grad_input ? channels : channels * multiplier;
-    }
-    template <Role role>
-    __host__ __device__ int64_t out_images() const {
-        return role == Role::grad_kernel ? ceil_div(images, chunk) : images;
-    }
 };
 
-// As many of `count` as a block of at most `most`, all blocks being about as large.
+// How many of `count` each gets if they are shared out evenly, at most `most` to each.
 inline int even_share(int64_t count, int64_t most) { return static_cast<int>(ceil_div(count, ceil_div(count, most))); }
 
 // depthwise_tensor_cores.cu. Returns false where it cannot: then nothing was launched.

@@ -179,14 +179,17 @@ __device__ void load_rows(const Work<role>& work, const Rows& rows, int first_co
     const Plan& plan = work.plan;
     const int multiplier = work.shapes.multiplier;
     const int plane = role == Role::forward ? rows.channel / multiplier : rows.channel * multiplier + term.number;
-    const int first_stored = term.first_stored(rows), columns = plan.read_columns();
-    const int entries = term.stored(plan, rows) * columns;
-    for (int i = first; i < plan.images * entries; i += kWarp) {
-        const int image = i / entries, row = i % entries / columns, column = i % columns;
-        const int y = term.y.in[first_stored + row], x = term.x.in[first_column + term.tap_x + column];
-        const bool valid = rows.exist && rows.image + image < work.shapes.images && x >= 0 && x < term.x.in_extent;
-        to[(image * plan.in_rows + row) * plan.in_pitch + column] =
-            valid ? in.plane(rows.image + image, plane)[y * in.stride[1] + x * in.stride[2]] : T(0.0f);
+    const int first_stored = term.first_stored(rows), stored = term.stored(plan, rows), columns = plan.read_columns();
+    for (int line = 0; line < plan.images * stored; ++line) {
+        const int image = line / stored, row = line % stored;
+        const bool exists = rows.exist && rows.image + image < work.shapes.images;
+        const T* const from =
+            exists ? in.plane(rows.image + image, plane) + term.y.in[first_stored + row] * in.stride[1] : nullptr;
+        T* const entries = to + (image * plan.in_rows + row) * plan.in_pitch;
+        for (int column = first; column < columns; column += kWarp) {
+            const int x = term.x.in[first_column + term.tap_x + column];
+            entries[column] = exists && x >= 0 && x < term.x.in_extent ? from[x * in.stride[2]] : T(0.0f);
+        }
     }
     for (int column = first; column < columns; column += kWarp) {
         to[plan.images * plan.in_rows * plan.in_pitch + column] = T(0.0f);
@@ -324,7 +327,10 @@ void dispatch_units(int units, const Body& body) {
 }
 
 // Whether all that is computed of an axis fits in an int.
-bool fits(const AxisShape<int64_t>& axis) { return axis.input + 2 * axis.padding + axis.stride < (int64_t{1} << 30); }
+// Lines are followed up to some 128 entries past the last one that counts.
+bool fits(const AxisShape<int64_t>& axis) {
+    return axis.input + 2 * axis.padding + 128 * axis.stride < (int64_t{1} << 30);
+}
 
 AxisShape<int> narrow(const AxisShape<int64_t>& axis) {
     const auto as_int = [](int64_t value) { return static_cast<int>(value); };
@@ -342,7 +348,8 @@ bool correlate_by_tensor_cores(const Problem& problem, bool channels_together, c
         return false;
     }
     const Shapes shapes{narrow(problem.y), narrow(problem.x), static_cast<int>(problem.images),
-                        static_cast<int>(problem.out_channels<role>()), static_cast<int>(problem.multiplier)};
+                        static_cast<int>(role == Role::forward ? channels : problem.channels),
+                        static_cast<int>(problem.multiplier)};
     const Plan plan = make_plan<role>(shapes, channels_together);
     const Launcher launch(in);
     dispatch_units(plan.units, [&]<int units>() {

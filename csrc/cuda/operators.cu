@@ -2,6 +2,7 @@
 #include "../operators.h"
 
 #include "../aten_convolution.h"
+#include "../parameters.h"
 #include "construct_kernel.h"
 #include "conv_direct.h"
 #include "conv_im2col.h"
@@ -72,12 +73,17 @@ struct Backend {
     static std::array<Tensor, 3> dense_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
                                                 const ConvArguments& arguments, std::array<bool, 3> output_mask) {
         return is_large_depthwise(kernel, arguments)
-                   ? cuda::depthwise_conv2d_backward(grad_output, input, kernel, arguments, output_mask)
+                   ? cuda::depthwise_conv2d_backward(grad_output, input, kernel, arguments, output_mask,
+                                                     compute_dtype(kernel))
                    : aten_dense_backward(grad_output, input, kernel, arguments, output_mask);
     }
 
     static constexpr auto depthwise_conv2d = cuda::depthwise_conv2d;
-    static constexpr auto depthwise_conv2d_backward = cuda::depthwise_conv2d_backward;
+    static std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input,
+                                                           const Tensor& kernel, const ConvArguments& arguments,
+                                                           std::array<bool, 3> output_mask) {
+        return cuda::depthwise_conv2d_backward(grad_output, input, kernel, arguments, output_mask, input.scalar_type());
+    }
 };
 
 }  // namespace

@@ -61,6 +61,7 @@ __device__ void load_matrices(uint32_t (&fragment)[4], const T* row) {
                  : "r"(address)
                  : "memory");
 #else
+    cuda_on_cpu::expect_aligned(row, 16);
     const auto rows = cuda_on_cpu::gather_in_warp(row);
     const int lane = cuda_on_cpu::lane();
     for (int matrix = 0; matrix < 4; ++matrix) {

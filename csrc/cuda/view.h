@@ -25,10 +25,19 @@ struct View {
     Axes stride;
 
     explicit View(const Tensor& batched)
-        : data(static_cast<T*>(batched.data_ptr())), image(batched.stride(0)), channel(batched.stride(1)), stride{} {
+        : data(pointer(batched)), image(batched.stride(0)), channel(batched.stride(1)), stride{} {
         const auto spatial = static_cast<int>(batched.dim()) - 2;
         for (int axis = 0; axis < spatial; ++axis) {
             stride[kAxes - spatial + axis] = batched.stride(2 + axis);
+        }
+    }
+
+    // Asking for a mutable pointer would copy what a lazy clone shares.
+    static T* pointer(const Tensor& tensor) {
+        if constexpr (std::is_const_v<T>) {
+            return static_cast<T*>(tensor.const_data_ptr());
+        } else {
+            return static_cast<T*>(tensor.mutable_data_ptr());
         }
     }
 

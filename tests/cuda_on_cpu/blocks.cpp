@@ -27,7 +27,7 @@ constexpr int kWarp = 32;
 struct Settings {
     int order = 0;             // in which threads and blocks run: 0 forward, 1 backward, else at random with this seed
     int64_t most_blocks = 0;   // of a grid, 0 for any number: kernels must do with any grid
-    bool has_barriers = true;  // without, __syncthreads() and waiting for copies do nothing
+    bool has_barriers = true;  // without, __syncthreads() and __syncwarp() do nothing
 } settings;
 
 struct Copy {
@@ -66,6 +66,8 @@ struct Warp {
 
 class Block {
  public:
+    void seed() { random_.seed(static_cast<unsigned>(settings.order)); }
+
     void run(dim3 block, size_t shared_bytes, const std::function<void()>& body) {
         body_ = &body;
         threads_ = block.x;
@@ -93,6 +95,12 @@ class Block {
         swapcontext(&fibre.context, &scheduler_);
     }
 
+    // The kernel has done what is an error: it never goes on.
+    void fail(const std::string& what, Where where) {
+        failure_ = message(what, where);
+        wait(State::at_block_barrier, where);
+    }
+
     void arrive_in_warp(uint64_t value, Where where) {
         if (threads_ % kWarp != 0) {
             fail("a warp operation in a block of " + std::to_string(threads_) + " threads, which is no multiple of 32",
@@ -113,9 +121,6 @@ class Block {
         } else {
             wait(State::at_warp_barrier, where);
         }
-        if (!failure_.empty()) {
-            wait(State::at_block_barrier, where);  // for ever
-        }
     }
 
  private:
@@ -131,36 +136,44 @@ class Block {
         fibre.copies.clear();
     }
 
-    std::vector<unsigned> order() const {
-        std::vector<unsigned> threads(threads_);
-        std::iota(threads.begin(), threads.end(), 0);
+    // 0 .. count - 1 in the order that is set.
+    std::vector<unsigned> ordered(unsigned count) {
+        std::vector<unsigned> numbers(count);
+        std::iota(numbers.begin(), numbers.end(), 0);
         if (settings.order == 1) {
-            std::reverse(threads.begin(), threads.end());
+            std::reverse(numbers.begin(), numbers.end());
         } else if (settings.order > 1) {
-            std::shuffle(threads.begin(), threads.end(), std::mt19937(settings.order));
+            std::shuffle(numbers.begin(), numbers.end(), random_);
         }
-        return threads;
+        return numbers;
+    }
+
+    // Runs each lane that is ready until it waits. False if there was none.
+    bool run_lanes(unsigned warp) {
+        bool any_ran = false;
+        for (const auto lane : ordered(std::min<unsigned>(kWarp, threads_ - warp * kWarp))) {
+            const unsigned thread = warp * kWarp + lane;
+            if (fibres_[thread]->state != State::ready) {
+                continue;
+            }
+            any_ran = true;
+            running_ = thread;
+            threadIdx = dim3(thread);
+            swapcontext(&scheduler_, &fibres_[thread]->context);
+            if (!failure_.empty()) {
+                throw std::runtime_error(failure_);
+            }
+        }
+        return any_ran;
     }
 
     void run_until_finished() {
-        const auto threads = order();
         failure_.clear();
         for (;;) {
-            bool any_ran = false;
-            for (const auto thread : threads) {
-                if (fibres_[thread]->state != State::ready) {
-                    continue;
+            // A warp runs as far as it can before the next one does: only barriers keep it from getting ahead.
+            for (const auto warp : ordered(static_cast<unsigned>(warps_.size()))) {
+                while (run_lanes(warp)) {
                 }
-                any_ran = true;
-                running_ = thread;
-                threadIdx = dim3(thread);
-                swapcontext(&scheduler_, &fibres_[thread]->context);
-                if (!failure_.empty()) {
-                    throw std::runtime_error(failure_);
-                }
-            }
-            if (any_ran) {
-                continue;
             }
             const auto count = [&](State state) {
                 return std::count_if(fibres_.begin(), fibres_.begin() + threads_,
@@ -183,8 +196,6 @@ class Block {
         }
     }
 
-    void fail(const std::string& what, Where where) { failure_ = message(what, where); }
-
     static std::string message(const std::string& what, Where where) {
         std::ostringstream out;
         out << what << ": " << where.file_name() << ":" << where.line();
@@ -202,6 +213,7 @@ class Block {
     std::unique_ptr<std::byte[]> shared_;
     ucontext_t scheduler_{};
     std::string failure_;
+    std::mt19937 random_;
 
  public:
     static Block current;
@@ -226,6 +238,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<vo
     const int64_t most = settings.most_blocks > 0 ? settings.most_blocks : grid.x;
     gridDim = dim3(static_cast<unsigned>(std::min<int64_t>(grid.x, most)));
     blockDim = block;
+    Block::current.seed();
     for (unsigned index = 0; index < gridDim.x; ++index) {
         blockIdx = dim3(settings.order == 1 ? gridDim.x - 1 - index : index);
         Block::current.run(block, shared_bytes, body);
@@ -251,7 +264,15 @@ const uint64_t* exchange_in_warp(uint64_t value, Where where) {
     return Block::current.warp().given;
 }
 
-void copy_later(void* to, const void* from, size_t bytes) {
+void expect_aligned(const void* address, size_t bytes, Where where) {
+    if (reinterpret_cast<uintptr_t>(address) % bytes != 0) {
+        Block::current.fail("an address that is no multiple of " + std::to_string(bytes) + " bytes", where);
+    }
+}
+
+void copy_later(void* to, const void* from, size_t bytes, Where where) {
+    expect_aligned(to, bytes, where);
+    expect_aligned(from, bytes, where);
     Block::current.running().copies.push_back({to, from, bytes});
 }
 

@@ -57,8 +57,11 @@ std::array<T, 32> gather_in_warp(const T& value, Where where = Where::current())
     return values;
 }
 
+// For what hardware reads and writes in one piece.
+void expect_aligned(const void* address, size_t bytes, Where where = Where::current());
+
 // A copy that happens when the thread waits for it; zeros are written where `from` is null.
-void copy_later(void* to, const void* from, size_t bytes);
+void copy_later(void* to, const void* from, size_t bytes, Where where = Where::current());
 void wait_for_copies();
 
 // For the plain meaning of warp-wide operations.

@@ -12,10 +12,11 @@ constexpr int kThreads = 64;
 enum Defect {
     none,
     missing_barrier,
-    barrier_for_some,         // that half of the threads never reach
-    barrier_in_two_places,    // half of the threads wait in another place than the rest
-    shuffle_for_some,         // lanes that the rest of their warp does not meet
-    missing_wait,             // for an asynchronous copy
+    barrier_for_some,       // that half of the threads never reach
+    barrier_in_two_places,  // half of the threads wait in another place than the rest
+    shuffle_for_some,       // lanes that the rest of their warp does not meet
+    missing_wait,           // for an asynchronous copy
+    copy_not_aligned,
     shared_index_off_by_one,  // past the end of shared memory
     global_index_off_by_one,  // past the end of the input
 };
@@ -29,6 +30,10 @@ __global__ void sum_rows(const float* in, float* out, int rows, int columns, Def
         __syncthreads();
         dcls::cuda::copy_async(shared + thread + (defect == shared_index_off_by_one ? 1 : 0),
                                in + row * columns + column, thread < columns);
+        if (defect == copy_not_aligned) {
+            auto* const bytes = reinterpret_cast<char*>(shared + thread);
+            dcls::cuda::copy_async(reinterpret_cast<float*>(bytes + 2), in, thread + 1 < kThreads);
+        }
         if (defect != missing_wait) {
             dcls::cuda::copy_wait();
         }

@@ -18,6 +18,7 @@ DEFECTS = (
     "barrier_in_two_places",
     "shuffle_for_some",
     "missing_wait",
+    "copy_not_aligned",
     "shared_index_off_by_one",
     "global_index_off_by_one",
 )
@@ -60,9 +61,10 @@ def test_a_missing_barrier_gives_other_results_in_another_order(cuda_on_cpu, inp
         ("barrier_for_some", r"threads wait for others that do not come: .*defects.cu:\d+"),
         ("barrier_in_two_places", r"threads of a block meet in different places: .*defects.cu:\d+"),
         ("shuffle_for_some", r"threads wait for others that do not come: .*defects.cu:\d+"),
+        ("copy_not_aligned", r"an address that is no multiple of 4 bytes: .*ptx.h:\d+"),
     ],
 )
-def test_threads_that_do_not_meet_are_an_error(cuda_on_cpu, input, defect, message):
+def test_what_cuda_leaves_undefined_is_an_error(cuda_on_cpu, input, defect, message):
     with pytest.raises(RuntimeError, match=message):
         sum_rows(cuda_on_cpu, input, defect)
     assert torch.equal(sum_rows(cuda_on_cpu, input), input.sum(1))  # and the next kernel runs as ever

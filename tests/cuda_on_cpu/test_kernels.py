@@ -129,6 +129,7 @@ CONV_EDGES = {
     "more_than_a_block_of_channels": {"input": (1, 9, 6, 5), "kernel_size": (3, 3), "out_channels": 9},
     "kernel_wider_than_a_tile": {"input": (1, 1, 2, 700), "kernel_size": (1, 601), "kernel_count": 7},
     "kernel_in_blocks_of_taps": {"input": (1, 1, 130, 120), "kernel_size": (97, 101), "kernel_count": 2},
+    "many_images": {"input": (9, 1, 6, 5), "kernel_size": (3, 3), "out_channels": 2, "kernel_count": 2},
     "one_axis": {"input": (3, 4, 1100), "kernel_size": (25,), "groups": 2, "padding": (24,)},
     "three_axes": {"input": (2, 2, 5, 9, 36), "kernel_size": (3, 5, 7), "padding": (1, 2, 3), "stride": (1, 2, 1)},
     "depthwise": {"input": (3, 5, 14, 14), "kernel_size": (17, 17), "groups": 5, "out_channels": 5, "padding": (8, 8)},
@@ -215,10 +216,12 @@ DEPTHWISE_EDGES = {
     "stride_3": {"input": (2, 3, 23, 20), "kernel": (5, 7), "stride": (3, 3), "padding": (2, 1)},
     "strides_of_two_kinds": {"input": (2, 3, 23, 20), "kernel": (5, 2), "stride": (1, 3), "padding": (0, 1)},
     "stride_beyond_the_kernel": {"input": (2, 3, 23, 20), "kernel": (2, 3), "stride": (5, 4), "padding": (2, 7)},
+    "stride_beyond_the_kernel_in_rows": {"input": (1, 2, 23, 20), "kernel": (2, 5), "stride": (3, 1)},
     "stride_beyond_the_input": {"input": (1, 2, 6, 7), "kernel": (3, 3), "stride": (20, 9), "padding": (1, 1)},
     "padding_beyond_the_kernel": {"input": (1, 4, 6, 7), "kernel": (2, 2), "padding": (9, 4)},
     "multiplier": {"input": (2, 3, 9, 8), "kernel": (5, 3), "multiplier": 3, "stride": (2, 1), "padding": (2, 1)},
     "many_channels": {"input": (2, 41, 8, 8), "kernel": (7, 7), "padding": (3, 3)},
+    "many_images": {"input": (7, 3, 8, 9), "kernel": (3, 4), "padding": (1, 1)},
 }
 
 
@@ -254,6 +257,25 @@ def test_depthwise(cuda_on_cpu, unwritten_is_nan, sizes, kernel, stride, padding
     arguments = depthwise_arguments((images, channels, *sizes), kernel, multiplier=multiplier, stride=stride,
                                     padding=padding, channels_last=channels_last, dtype=dtype)  # fmt: skip
     check_depthwise(cuda_on_cpu.ops, *arguments, channels_last)
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_gradients_of_parameters_are_not_rounded_to_float16(cuda_on_cpu, method):
+    # Sums over images and pixels exceed float16, and parameters are float32.
+    case = conv_case((40, 2, 48, 48), (7, 7), groups=2, out_channels=2, version="gauss", method=method, padding=(3, 3),
+                     dtype=torch.float32, kernel_count=1)._replace(input=torch.ones(40, 2, 48, 48).half())  # fmt: skip
+    grad = torch.ones_like(case.input)
+    expected = reference.conv_backward(*double(conv_backward_arguments(case, grad)))
+    actual = cuda_on_cpu.ops.conv_backward(*conv_backward_arguments(case, grad), [False, True, True, True, False])
+    assert expected[1].abs().max() > torch.finfo(torch.float16).max
+    assert_close(actual[1:4], expected[1:4], torch.float16)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_direct_where_a_tile_would_read_more_than_64_bits_count(cuda_on_cpu, axes):
+    case = conv_case((1,) * (axes + 2), (1,) * axes, method="direct", kernel_count=1, out_channels=1, version="v0",
+                     stride=(2**30 - 1,) * axes, padding=(3 * 2**28,) * axes)  # fmt: skip
+    torch.testing.assert_close(getattr(cuda_on_cpu.ops, f"conv{axes}d")(*case), reference.conv(*case))
 
 
 @pytest.mark.parametrize("infinite", [float("inf"), float("nan")])
