@@ -101,7 +101,8 @@ def test_gradcheck_and_gradgradcheck(version, axes, route):
         return case.op(*replaced)
 
     assert torch.autograd.gradcheck(run, case.tensors, fast_mode=axes == 3)
-    assert torch.autograd.gradgradcheck(run, case.tensors, fast_mode=axes > 1)
+    # Twice differentiated, every route is the reference: one of them is checked entry by entry.
+    assert torch.autograd.gradgradcheck(run, case.tensors, fast_mode=axes > 1 or route != "construct")
 
 
 @every_case
