@@ -48,13 +48,13 @@ def demangle(symbols: list[str]) -> list[str]:
 
 
 def kernel(signature: str) -> Kernel:
-    """Its name with its role, and the dtype of its tensors; interpolations are left out."""
+    """Its name with its role, and the dtype of its tensors; interpolations and numbers are left out."""
     match = re.match(r"void (?:\w+::|\(anonymous namespace\)::)*(\w+)<(.*?)>\(", signature)
     assert match, signature
     name, arguments = match[1], [re.sub(r"\w+::|\(anonymous namespace\)::", "", a) for a in match[2].split(", ")]
     enums = [re.match(r"\((\w+)\)(\d+)", a) for a in arguments]
     roles = [NAMES[e[1]][int(e[2])] for e in enums if e and e[1] in NAMES]
-    dtypes = [a for a, e in zip(arguments, enums, strict=True) if e is None]
+    dtypes = [a for a, e in zip(arguments, enums, strict=True) if e is None and not a.isdigit()]
     return Kernel(" ".join([name, *roles]), dtypes[0])
 
 
@@ -86,7 +86,7 @@ def markdown(table: dict[Kernel, dict[str, Resources]], compiler: str) -> str:
         "# What the CUDA kernels take",
         "",
         f"Written by `make cuda` ({compiler}): registers a thread; bytes of stack, spilled registers, shared memory.",
-        "The largest figures of the instances for each interpolation. Shared memory is what a kernel declares:",
+        "The largest figures of the instances of a kernel. Shared memory is what a kernel declares:",
         "at launch, construction asks for up to 32 KiB, direct_kernel for 32 KiB and correlate_planes for 48 KiB.",
         "",
         *("| " + " | ".join(row) + " |" for row in rows),
