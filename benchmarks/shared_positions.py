@@ -5,7 +5,7 @@
 1. Time against dilation, (8, 64, 56, 56) -> 64 channels, 3x3 elements, bilinear ("v0"), forward and forward+backward.
 2. Peak memory of "im2col" at dilation 16, forward+backward: the growth of the process's peak resident size in a process
    of its own, from when input and parameters exist until output, its gradient and all other gradients do.
-3. Many shapes, by which the rule of "auto" (csrc/cpu/conv.cpp) is fitted.
+3. Many shapes, by which the rule of "auto" (csrc/cpu/operators.cpp) is fitted.
 
 Times are medians of runs that take turns. Writes benchmarks/results/shared-positions-cpu.json.
 """

@@ -31,9 +31,8 @@ constexpr int kPixels = 4;    // of a thread, in each of its channels
 constexpr int kChannels = 4;  // of a block
 constexpr int64_t kSharedBytes = 32 << 10;
 
-// Pass::backward stands for the gradient of the input.
-
-// How blocks tile what they make, and how many taps they take at a time. Both limit what a tile reads.
+// How blocks tile what they make (in Pass::backward, the gradient of the input), and how many taps they take at a time.
+// Both limit what a tile reads.
 struct Plan {
     std::array<int, kAxes> tile, taps;
     Axes pixel_step;  // how far apart, in what is read, neighbouring pixels are
