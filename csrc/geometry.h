@@ -1,29 +1,12 @@
 // The shapes of one convolution, with three spatial axes always: missing leading ones have the extent 1.
 #pragma once
 
+#include "axes.h"
 #include "checks.h"
 
 #include <algorithm>
-#include <array>
-#include <type_traits>
 
 namespace dcls {
-
-constexpr int kAxes = 3;
-
-using Axes = std::array<int64_t, kAxes>;
-
-// Rounded down and up, for a positive b.
-template <typename I>
-DCLS_HOST_DEVICE constexpr I floor_div(I a, std::type_identity_t<I> b) {
-    return a / b - (a % b < 0 ? 1 : 0);
-}
-template <typename I>
-DCLS_HOST_DEVICE constexpr I ceil_div(I a, std::type_identity_t<I> b) {
-    return -floor_div(-a, b);
-}
-
-DCLS_HOST_DEVICE constexpr int64_t product(const Axes& axes) { return axes[0] * axes[1] * axes[2]; }
 
 // One entry for every axis, from those of the spatial axes alone.
 inline Axes three_axes(const IntList& values, int64_t missing) {

@@ -4,17 +4,13 @@
 // and in plain ATen in dcls_ops/reference.py.
 #pragma once
 
+#include "host_device.h"
+
 #ifndef __CUDACC__
 #include <bit>
 #endif
 #include <cmath>
 #include <cstdint>
-
-#ifdef __CUDACC__
-#define DCLS_HOST_DEVICE __host__ __device__
-#else
-#define DCLS_HOST_DEVICE
-#endif
 
 namespace dcls {
 
@@ -28,11 +24,11 @@ DCLS_HOST_DEVICE constexpr bool is_normalised(Version version) { return version 
 
 constexpr double kNormalisationEpsilon = 1e-7;
 
-DCLS_HOST_DEVICE inline double exponential(double x) { return std::exp(x); }
+DCLS_HOST_DEVICE double exponential(double x) { return std::exp(x); }
 
 // exp(x) for x <= 0, to 2 units in the last place; what float32 cannot hold normalised (below exp(-87)) is 0. On the
 // CPU it is written so that compilers vectorise loops around it, which they do not do with a call of std::exp.
-DCLS_HOST_DEVICE inline float exponential(float x) {
+DCLS_HOST_DEVICE float exponential(float x) {
 #ifdef __CUDACC__
     return expf(x);
 #else

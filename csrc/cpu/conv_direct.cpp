@@ -18,6 +18,7 @@
 #include "conv_direct.h"
 
 #include "../aten_convolution.h"
+#include "bias_gradient.h"
 #include "parallel.h"
 #include "parameter_gradients.h"
 #include "touched_taps.h"
@@ -340,27 +341,6 @@ class CorrelationWorker {
     int64_t group_ = 0, first_in_ = 0, first_out_ = 0, ins_ = 0, outs_ = 0;
 };
 
-// The sum of the output's gradient over images and pixels.
-template <typename T>
-void sum_over_pixels(const Geometry& geometry, const Planes& grad_output, T* grad_bias) {
-    const Tiling tiles(0, geometry.images, geometry.output, kTilePixels);
-    for_each_item(geometry.groups * geometry.out_channels, [&] {
-        return [&, values = std::vector<T>(tiles.max_pixels())](int64_t channel) mutable {
-            grad_bias[channel] = T(0);
-            for (int64_t t = 0; t < tiles.count(); ++t) {
-                const Tile tile = tiles[t];
-                grad_output.read(channel, tile, values.data());
-                T sum = 0;
-#pragma omp simd reduction(+ : sum)
-                for (int64_t pixel = 0; pixel < tile.pixels(); ++pixel) {
-                    sum += values[pixel];
-                }
-                grad_bias[channel] += sum;
-            }
-        };
-    });
-}
-
 }  // namespace
 
 Tensor conv_direct(const Convolution& convolution, const OptionalTensor& bias) {
@@ -392,7 +372,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Te
     Tensor grad_input = needs_input
                             ? empty_in_format(sizes(batched_input), batched_input, memory_format_like(batched_input))
                             : not_computed(input_dtype, input);
-    const Tensor grad_bias = needs_bias ? empty({weight.size(0)}, dtype, weight) : not_computed(dtype, weight);
+    const Tensor grad_bias = needs_bias ? sum_over_pixels(batched_grad_output, dtype) : not_computed(dtype, weight);
     std::array<Tensor, 3> grad_parameters;
 
     dispatch(kernel_arguments.version, dtype, [&]<Version version, typename T>() {
@@ -410,9 +390,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Te
             for_each_item(correlation.items(), [&] { return CorrelationWorker<version, T>(correlation, gradients); });
         }
         grad_parameters = gradients.take(weight.scalar_type());
-        if (needs_bias) {
-            sum_over_pixels(problem.geometry, output_side.planes, grad_bias.mutable_data_ptr<T>());
-        }
     });
     if (needs_input && !arguments.batched) {
         grad_input = squeeze(grad_input, 0);

@@ -5,6 +5,7 @@
 #include "construct_kernel.h"
 #include "conv_direct.h"
 #include "conv_im2col.h"
+#include "depthwise_conv.h"
 
 #include <algorithm>
 
@@ -48,10 +49,29 @@ struct Backend {
                                         : conv_im2col_backward(grad_output, convolution, output_mask);
     }
 
-    static constexpr auto dense = aten_dense;
-    static constexpr auto dense_backward = aten_dense_backward;
-    static constexpr auto depthwise_conv2d = aten_dense;
-    static constexpr auto depthwise_conv2d_backward = aten_dense_backward;
+    static Tensor dense(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
+                        const ConvArguments& arguments) {
+        return is_depthwise(input, sizes(kernel), arguments)
+                   ? depthwise_conv(input, cast(kernel, input.scalar_type()), bias, arguments)
+                   : aten_dense(input, kernel, bias, arguments);
+    }
+    static std::array<Tensor, 3> dense_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                                const ConvArguments& arguments,
+                                                const std::array<bool, 3>& output_mask) {
+        return is_depthwise(input, sizes(kernel), arguments)
+                   ? depthwise_conv_backward(grad_output, input, cast(kernel, input.scalar_type()), arguments,
+                                             output_mask)
+                   : aten_dense_backward(grad_output, input, kernel, arguments, output_mask);
+    }
+
+    static constexpr auto depthwise_conv2d = dense;
+    static std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input,
+                                                           const Tensor& kernel, const ConvArguments& arguments,
+                                                           const std::array<bool, 3>& output_mask) {
+        auto gradients = dense_backward(grad_output, input, kernel, arguments, output_mask);
+        gradients[1] = cast(gradients[1], kernel.scalar_type());
+        return gradients;
+    }
 };
 
 }  // namespace

@@ -1,0 +1,486 @@
+// Depthwise convolution on the CPU, dense.
+//
+// The output and both gradients are correlations of two tensors, channel by channel (Correlation in depthwise_loops.h):
+//
+//     output[p] = sum over taps t of kernel[t] * input[p * stride + t - padding]
+//     grad_kernel[t] = sum over pixels p of grad_output[p] * input[t + p * stride - padding]
+//     grad_input[j * stride + r - padding] = sum over t of kernel[r + t * stride] * grad_output[j - t]
+//
+// The last is one correlation for each remainder r, with every stride-th tap in reverse order: views of the tensors
+// make it one. A work item gathers planes, one for each lane of a vector, and correlates them: for the output and
+// grad_input, a tile of pixels of some planes; for grad_kernel, some taps of some channels, for which it visits all
+// images in order. Each result belongs to one work item and is summed in one order, so results do not depend on the
+// number of threads.
+//
+// Bound by the multiply-adds inside the image for large kernels (lane_correlation.h), and by the gathering for small
+// ones, about as long as 20 to 40 taps take.
+#include "depthwise_conv.h"
+
+#include "../aten_convolution.h"
+#include "../parameters.h"
+#include "bias_gradient.h"
+#include "instruction_set.h"
+#include "parallel.h"
+#include "tiles.h"
+
+#include <memory>
+#include <new>
+
+namespace dcls::cpu {
+namespace {
+
+// The pixels of a tile: those of 16 planes of float32, and what taps reach from them, fit a core's L2 cache.
+constexpr int64_t kTilePixels = 1 << 12;
+// How finely work is cut where there is enough of it: into about this many items, as long as a tile keeps kSmallestTile
+// pixels.
+constexpr int64_t kItems = 16;
+constexpr int64_t kSmallestTile = 256;
+
+template <typename T>
+class Buffer {
+ public:
+    T* reserve(int64_t entries) {
+        if (entries > size_) {
+            entries_.reset(static_cast<T*>(::operator new[](entries * sizeof(T), std::align_val_t(kBufferAlignment))));
+            size_ = entries;
+        }
+        return entries_.get();
+    }
+
+ private:
+    struct Delete {
+        void operator()(T* entries) const { ::operator delete[](entries, std::align_val_t(kBufferAlignment)); }
+    };
+    int64_t size_ = 0;
+    std::unique_ptr<T[], Delete> entries_;
+};
+
+Storage storage_of(const Tensor& tensor) {
+    switch (tensor.scalar_type()) {
+        case ScalarType::Double:
+            return Storage::float64;
+        case ScalarType::Half:
+            return Storage::float16;
+        case ScalarType::BFloat16:
+            return Storage::bfloat16;
+        default:
+            return Storage::float32;
+    }
+}
+
+// Pixels of all planes of a tensor.
+struct View {
+    void* data;
+    Storage storage;
+    int64_t first = 0, image_stride, channel_stride;
+    Axes size, stride;
+
+    // Of images (N, C, *spatial), or of kernels (C, 1, *spatial), which are the same for every image.
+    enum class Kind { images, kernels };
+
+    View(const Tensor& tensor, Kind kind)
+        : data(tensor.data_ptr()),
+          storage(storage_of(tensor)),
+          image_stride(kind == Kind::images ? tensor.stride(0) : 0),
+          channel_stride(tensor.stride(kind == Kind::images ? 1 : 0)),
+          size(three_axes({tensor.sizes().begin() + 2, tensor.sizes().end()}, 1)),
+          stride(three_axes({tensor.strides().begin() + 2, tensor.strides().end()}, 0)) {}
+
+    // Keeps `count` pixels along an axis, from `begin` on in steps.
+    void select(int axis, int64_t begin, int64_t count, int64_t step = 1) {
+        first += count > 0 ? begin * stride[axis] : 0;
+        size[axis] = count;
+        stride[axis] *= step;
+    }
+};
+
+// result[r] = sum over a of kernel[a] * source[r * result_step + a * kernel_step - padding].
+struct Operation {
+    View result, kernel, source;
+    Axes result_step, kernel_step, padding;
+
+    void select_results(int axis, int64_t begin, int64_t count) {
+        result.select(axis, begin, count);
+        padding[axis] -= begin * result_step[axis];
+    }
+    void select_kernel(int axis, int64_t begin, int64_t count) {
+        kernel.select(axis, begin, count);
+        padding[axis] -= begin * kernel_step[axis];
+    }
+    void select_source(int axis, int64_t begin, int64_t count) {
+        source.select(axis, begin, count);
+        padding[axis] += begin;
+    }
+    void select_results(const Tile& tile) {
+        for (int axis = 0; axis < kAxes; ++axis) {
+            select_results(axis, tile.begin[axis], tile.size[axis]);
+        }
+    }
+    void select_kernel(const Tile& tile) {
+        for (int axis = 0; axis < kAxes; ++axis) {
+            select_kernel(axis, tile.begin[axis], tile.size[axis]);
+        }
+    }
+
+    // Leaves out the parts of source and kernel that meet none of the other.
+    void crop() {
+        for (int axis = 0; axis < kAxes; ++axis) {
+            const int64_t reach = (result.size[axis] - 1) * result_step[axis];
+            const int64_t first_tap = std::max<int64_t>(ceil_div(padding[axis] - reach, kernel_step[axis]), 0);
+            const int64_t last_tap =
+                std::min(floor_div(source.size[axis] - 1 + padding[axis], kernel_step[axis]), kernel.size[axis] - 1);
+            select_kernel(axis, first_tap, std::max<int64_t>(last_tap + 1 - first_tap, 0));
+            const int64_t begin = std::clamp<int64_t>(-padding[axis], 0, source.size[axis]);
+            const int64_t end = reach + (kernel.size[axis] - 1) * kernel_step[axis] - padding[axis] + 1;
+            select_source(axis, begin, std::max<int64_t>(std::min(end, source.size[axis]) - begin, 0));
+        }
+    }
+
+    bool is_empty() const {
+        return product(result.size) == 0 || product(kernel.size) == 0 || product(source.size) == 0;
+    }
+};
+
+// How rows are computed (depthwise_loops.h).
+class Columns {
+ public:
+    Columns(const Operation& operation, Held held, int64_t most_columns) : held_(held) {
+        const int64_t results = operation.result.size[2], result_step = operation.result_step[2];
+        const int64_t taps = operation.kernel.size[2], kernel_step = operation.kernel_step[2];
+        const int64_t pixels = operation.source.size[2], padding = operation.padding[2];
+        const int64_t count = ceil_div(results, most_columns);
+        for (int64_t b = 0; b < count; ++b) {
+            const int64_t first = results * b / count, last = results * (b + 1) / count - 1;
+            // What the first and the last result of the block read, at the kernel's first tap.
+            const int64_t low = first * result_step - padding, high = last * result_step - padding;
+            if (held == Held::kernel) {
+                const int64_t begin = std::max<int64_t>(ceil_div(-high, kernel_step), 0);
+                const int64_t end = std::min(floor_div(pixels - 1 - low, kernel_step) + 1, taps);
+                add({first, last - first + 1, begin, end}, low + begin * kernel_step, high + (end - 1) * kernel_step,
+                    pixels);
+            } else {
+                const int64_t begin = std::max<int64_t>(low, 0), end = std::min(high + taps, pixels);
+                add({first, last - first + 1, begin, end}, begin - high, end - 1 - low, taps);
+            }
+        }
+    }
+
+    // Multiply-adds of a row of results with one row of kernel and source.
+    int64_t cost() const {
+        int64_t cost = 0;
+        for (const ColumnBlock& block : blocks_) {
+            cost += block.count * (block.end - block.begin);
+        }
+        return cost;
+    }
+    // Zeros at the ends of rows of an operand.
+    int64_t before(Held operand) const { return operand == held_ ? 0 : before_; }
+    int64_t after(Held operand) const { return operand == held_ ? 0 : after_; }
+    int64_t zeros(Held operand) const { return before(operand) + after(operand); }
+
+    ColumnPlan plan() const { return {held_, before_, after_, blocks_.data(), static_cast<int64_t>(blocks_.size())}; }
+
+ private:
+    // A block that reads entries `lowest` to `highest` of the other operand, which has `entries`.
+    void add(const ColumnBlock& block, int64_t lowest, int64_t highest, int64_t entries) {
+        if (block.begin < block.end) {
+            blocks_.push_back(block);
+            before_ = std::max(before_, -lowest);
+            after_ = std::max(after_, highest - (entries - 1));
+        }
+    }
+
+    Held held_;
+    int64_t before_ = 0, after_ = 0;
+    std::vector<ColumnBlock> blocks_;
+};
+
+// The cheaper way. To hold the source, the other operand's entries must follow each other.
+Columns make_columns(const Operation& operation, int64_t most_columns) {
+    Columns hold_kernel(operation, Held::kernel, most_columns);
+    if (operation.kernel_step[2] == 1) {
+        Columns hold_source(operation, Held::source, most_columns);
+        if (hold_source.cost() < hold_kernel.cost()) {
+            return hold_source;
+        }
+    }
+    return hold_kernel;
+}
+
+// An operation on some of the results or of the kernel, ready to run.
+struct Part {
+    Operation operation;
+    Columns columns;
+
+    Part(const Operation& operation_, int64_t most_columns)
+        : operation(cropped(operation_)), columns(make_columns(operation, most_columns)) {}
+
+ private:
+    static Operation cropped(Operation operation) {
+        operation.crop();
+        return operation;
+    }
+};
+
+// Which planes go together: the same channels of one image, or of several where one has fewer than there are lanes.
+struct Lanes {
+    int64_t images, channels, channels_together, images_together;
+
+    Lanes(int64_t images_, int64_t channels_, int64_t lanes) : images(images_), channels(channels_) {
+        channels_together = ceil_div(channels, ceil_div(channels, lanes));
+        images_together = std::clamp<int64_t>(lanes / channels_together, 1, std::max<int64_t>(images, 1));
+    }
+
+    int64_t first_channel(int64_t channel_block) const { return channel_block * channels_together; }
+    int64_t channels_in(int64_t channel_block) const {
+        return std::min(channels_together, channels - first_channel(channel_block));
+    }
+    int64_t channel_blocks() const { return ceil_div(channels, channels_together); }
+    int64_t image_blocks() const { return ceil_div(images, images_together); }
+
+    LanePlanes planes(const View& view, int64_t channel_block, int64_t image_block) const {
+        const int64_t first_image = image_block * images_together;
+        return planes(view, channel_block, first_image, std::min(images_together, images - first_image));
+    }
+    // Of kernels, which have no images.
+    LanePlanes planes(const View& view, int64_t channel_block) const { return planes(view, channel_block, 0, 1); }
+
+ private:
+    LanePlanes planes(const View& view, int64_t channel_block, int64_t first_image, int64_t block_images) const {
+        const int64_t block_channels = channels_in(channel_block);
+        LanePlanes planes{view.data, view.storage, block_channels * block_images, {}, view.size, view.stride};
+        for (int64_t lane = 0; lane < planes.count; ++lane) {
+            planes.first[lane] = view.first + (first_image + lane / block_channels) * view.image_stride +
+                                 (first_channel(channel_block) + lane % block_channels) * view.channel_stride;
+        }
+        return planes;
+    }
+};
+
+// One operation on the planes of some lanes after the other.
+template <typename T>
+class Correlator {
+ public:
+    explicit Correlator(const Lanes& lanes) : lanes_(lanes) {}
+
+    // (pixels, lanes)
+    T* start_results(int64_t pixels) { return result_ = results_.reserve(pixels * loops_.lanes); }
+
+    void load_kernel(const Part& part, int64_t channel_block, int64_t image_block) {
+        kernel_ = load(part.operation.kernel, part.columns, Held::kernel, channel_block, image_block, kernels_);
+    }
+    void load_source(const Part& part, int64_t channel_block, int64_t image_block) {
+        source_ = load(part.operation.source, part.columns, Held::source, channel_block, image_block, sources_);
+    }
+
+    // Adds to the results.
+    void run(const Part& part) const {
+        const Operation& o = part.operation;
+        loops_.correlate({result_, kernel_, source_, o.result.size, o.kernel.size, o.source.size, o.result_step,
+                          o.kernel_step, o.padding, part.columns.plan()});
+    }
+
+    void store_results(const LanePlanes& planes) const { loops_.scatter(result_, planes); }
+
+ private:
+    const T* load(const View& view, const Columns& columns, Held operand, int64_t channel_block, int64_t image_block,
+                  Buffer<T>& buffer) {
+        const int64_t row = view.size[2] + columns.zeros(operand);
+        T* entries = buffer.reserve(view.size[0] * view.size[1] * row * loops_.lanes);
+        loops_.gather(lanes_.planes(view, channel_block, image_block), columns.before(operand), columns.after(operand),
+                      entries);
+        return entries;
+    }
+
+    const Lanes& lanes_;
+    const DepthwiseLoops<T>& loops_ = inner_loops().depthwise<T>();
+    Buffer<T> results_, kernels_, sources_;
+    T* result_ = nullptr;
+    const T *kernel_ = nullptr, *source_ = nullptr;
+};
+
+// Fills results with the bias of the channel of every lane.
+template <typename T>
+void fill(T* results, int64_t pixels, int64_t lanes, const T* bias, int64_t channels) {
+    std::array<T, kMostLanes> values{};
+    for (int64_t lane = 0; bias != nullptr && lane < lanes; ++lane) {
+        values[lane] = bias[lane % channels];
+    }
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+        std::copy_n(values.data(), lanes, results + pixel * lanes);
+    }
+}
+
+// For the results of every image and channel. bias: of the results, or null.
+template <typename T>
+void correlate_images(const Operation& operation, int64_t images, int64_t channels, const T* bias) {
+    const DepthwiseLoops<T>& loops = inner_loops().depthwise<T>();
+    const Lanes lanes(images, channels, loops.lanes);
+    const int64_t blocks = lanes.channel_blocks() * lanes.image_blocks();
+    const int64_t most_pixels = std::max<int64_t>(kTilePixels / product(operation.result_step), 1);
+    const int64_t tile_pixels =
+        std::min(std::max(blocks * product(operation.result.size) / kItems, kSmallestTile), most_pixels);
+    const Tiling tiles(0, 1, operation.result.size, tile_pixels);
+    std::vector<Part> parts;
+    for (int64_t t = 0; t < tiles.count(); ++t) {
+        if (const Tile tile = tiles[t]; tile.pixels() > 0) {
+            Operation part = operation;
+            part.select_results(tile);
+            parts.emplace_back(part, loops.most_columns);
+        }
+    }
+
+    // Images are counted first: a worker keeps the kernel from one image to the next.
+    const auto part_count = static_cast<int64_t>(parts.size());
+    for_each_item(blocks * part_count, [&] {
+        return [&, correlator = Correlator<T>(lanes), loaded = int64_t(-1)](int64_t item) mutable {
+            const int64_t image_block = item % lanes.image_blocks(), outer = item / lanes.image_blocks();
+            const int64_t channel_block = outer / part_count;
+            const Part& part = parts[outer % part_count];
+            const View& result = part.operation.result;
+            T* results = correlator.start_results(product(result.size));
+            fill(results, product(result.size), loops.lanes,
+                 bias == nullptr ? nullptr : bias + lanes.first_channel(channel_block),
+                 lanes.channels_in(channel_block));
+            if (!part.operation.is_empty()) {
+                if (outer != loaded) {
+                    correlator.load_kernel(part, channel_block, image_block);
+                    loaded = outer;
+                }
+                correlator.load_source(part, channel_block, image_block);
+                correlator.run(part);
+            }
+            correlator.store_results(lanes.planes(result, channel_block, image_block));
+        };
+    });
+}
+
+// For results that are a kernel's, summed over images. (The operation's kernel are images as well.)
+template <typename T>
+void correlate_over_images(const Operation& operation, int64_t images, int64_t channels) {
+    const DepthwiseLoops<T>& loops = inner_loops().depthwise<T>();
+    const Lanes lanes(images, channels, loops.lanes);
+    const int64_t wanted_boxes = ceil_div(kItems, std::max<int64_t>(lanes.channel_blocks(), 1));
+    const Tiling boxes(0, 1, operation.result.size, ceil_div(product(operation.result.size), wanted_boxes));
+    const Tiling tiles(0, 1, operation.kernel.size, std::max<int64_t>(kTilePixels / product(operation.kernel_step), 1));
+
+    for_each_item(lanes.channel_blocks() * boxes.count(), [&] {
+        return [&, correlator = Correlator<T>(lanes)](int64_t item) mutable {
+            const int64_t channel_block = item / boxes.count();
+            Operation box = operation;
+            box.select_results(boxes[item % boxes.count()]);
+            const int64_t taps = product(box.result.size);
+            T* results = correlator.start_results(taps);
+            std::fill_n(results, taps * loops.lanes, T(0));
+            for (int64_t t = 0; t < tiles.count(); ++t) {
+                Operation tile = box;
+                tile.select_kernel(tiles[t]);
+                if (tile.is_empty()) {
+                    continue;
+                }
+                const Part part(tile, loops.most_columns);
+                for (int64_t image_block = 0; image_block < lanes.image_blocks() && !part.operation.is_empty();
+                     ++image_block) {
+                    correlator.load_kernel(part, channel_block, image_block);
+                    correlator.load_source(part, channel_block, image_block);
+                    correlator.run(part);
+                }
+            }
+            // The lanes of the first image take those of the others.
+            const LanePlanes planes = lanes.planes(box.result, channel_block);
+            for (int64_t tap = 0; tap < taps; ++tap) {
+                for (int64_t lane = planes.count; lane < planes.count * lanes.images_together; ++lane) {
+                    results[tap * loops.lanes + lane % planes.count] += results[tap * loops.lanes + lane];
+                }
+            }
+            correlator.store_results(planes);
+        };
+    });
+}
+
+// The correlations that make up the input's gradient: one for each remainder of a padded input pixel by the stride.
+template <typename T>
+void correlate_back(const View& grad_output, const View& kernel, const View& grad_input, const ConvArguments& arguments,
+                    int64_t images, int64_t channels) {
+    const Axes stride = three_axes(arguments.stride, 1), padding = three_axes(arguments.padding, 0);
+    for (int64_t phase = 0; phase < product(stride); ++phase) {
+        const Axes remainder{phase / (stride[1] * stride[2]), phase / stride[2] % stride[1], phase % stride[2]};
+        Operation operation{grad_input, kernel, grad_output, {1, 1, 1}, {1, 1, 1}, {}};
+        for (int axis = 0; axis < kAxes; ++axis) {
+            const int64_t step = stride[axis], r = remainder[axis];
+            const int64_t first = floor_div(padding[axis] - r + step - 1, step) * step + r - padding[axis];
+            const int64_t pixels = std::max<int64_t>(ceil_div(grad_input.size[axis] - first, step), 0);
+            const int64_t taps = std::max<int64_t>(ceil_div(kernel.size[axis] - r, step), 0);
+            operation.result.select(axis, first, pixels, step);
+            operation.kernel.select(axis, r + (taps - 1) * step, taps, -step);
+            operation.padding[axis] = taps - 1 - (first + padding[axis] - r) / step;
+        }
+        correlate_images<T>(operation, images, channels, nullptr);
+    }
+}
+
+template <typename Body>
+void dispatch_dtype(ScalarType dtype, const Body& body) {
+    dtype == ScalarType::Double ? body.template operator()<double>() : body.template operator()<float>();
+}
+
+}  // namespace
+
+bool is_depthwise(const Tensor& input, const IntList& kernel_shape, const ConvArguments& arguments) {
+    const int64_t in_channels = input.size(arguments.batched ? 1 : 0);
+    return arguments.groups == in_channels && kernel_shape[0] == in_channels;
+}
+
+Tensor depthwise_conv(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
+                      const ConvArguments& arguments) {
+    const Tensor batched_input = batched(input, arguments);
+    const ScalarType dtype = compute_dtype(input);
+    const Tensor wide_bias = bias.has_value() ? contiguous(cast(*bias, dtype)) : not_computed(dtype, input);
+    const Tensor output =
+        empty_in_format(arguments.batched_output_shape(), batched_input, memory_format_like(batched_input));
+    const Operation operation{View(output, View::Kind::images),
+                              View(kernel, View::Kind::kernels),
+                              View(batched_input, View::Kind::images),
+                              three_axes(arguments.stride, 1),
+                              {1, 1, 1},
+                              three_axes(arguments.padding, 0)};
+    dispatch_dtype(dtype, [&]<typename T>() {
+        correlate_images<T>(operation, output.size(0), output.size(1),
+                            bias.has_value() ? wide_bias.const_data_ptr<T>() : nullptr);
+    });
+    return arguments.batched ? output : squeeze(output, 0);
+}
+
+std::array<Tensor, 3> depthwise_conv_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                              const ConvArguments& arguments, std::array<bool, 3> output_mask) {
+    const auto [needs_input, needs_kernel, needs_bias] = output_mask;
+    const Tensor batched_input = batched(input, arguments), batched_grad = batched(grad_output, arguments);
+    const ScalarType dtype = compute_dtype(input), input_dtype = input.scalar_type();
+    const int64_t images = batched_input.size(0), channels = batched_input.size(1);
+    Tensor grad_input = needs_input
+                            ? empty_in_format(sizes(batched_input), batched_input, memory_format_like(batched_input))
+                            : not_computed(input_dtype, input);
+    const Tensor grad_kernel = needs_kernel ? empty(sizes(kernel), dtype, input) : not_computed(dtype, input);
+    const View grad_output_view(batched_grad, View::Kind::images);
+
+    dispatch_dtype(dtype, [&]<typename T>() {
+        if (needs_input) {
+            correlate_back<T>(grad_output_view, View(kernel, View::Kind::kernels), View(grad_input, View::Kind::images),
+                              arguments, images, channels);
+        }
+        if (needs_kernel) {
+            const Operation operation{View(grad_kernel, View::Kind::kernels),  grad_output_view,
+                                      View(batched_input, View::Kind::images), {1, 1, 1},
+                                      three_axes(arguments.stride, 1),         three_axes(arguments.padding, 0)};
+            correlate_over_images<T>(operation, images, channels);
+        }
+    });
+    if (needs_input && !arguments.batched) {
+        grad_input = squeeze(grad_input, 0);
+    }
+    const Tensor grad_bias =
+        needs_bias ? cast(sum_over_pixels(batched_grad, dtype), input_dtype) : not_computed(input_dtype, input);
+    return {grad_input, grad_kernel, grad_bias};
+}
+
+}  // namespace dcls::cpu

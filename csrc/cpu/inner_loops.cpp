@@ -1,0 +1,18 @@
+// The inner loops for one instruction set: compiled once for each, with DCLS_INSTRUCTION_SET as the name of its
+// namespace. What is included here, and called from here, must be in that namespace or always inlined
+// (instruction_set.h says why).
+#include "instruction_set.h"
+#include "lane_correlation.h"
+#include "lanes.h"
+
+namespace dcls::cpu::DCLS_INSTRUCTION_SET {
+
+template <typename T>
+constexpr DepthwiseLoops<T> depthwise_loops() {
+    return {kLanes<T>, kMostColumns, gather<T>, scatter<T>, correlate<T>};
+}
+
+extern const InnerLoops kInnerLoops;
+constexpr InnerLoops kInnerLoops{depthwise_loops<float>(), depthwise_loops<double>()};
+
+}  // namespace dcls::cpu::DCLS_INSTRUCTION_SET

@@ -1,0 +1,45 @@
+// Vectors as wide as the registers of the instruction set that a unit is compiled for.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace dcls::cpu::DCLS_INSTRUCTION_SET {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;  // every processor that we know has registers for them
+#endif
+
+// A struct of its own, because an alias of a vector type may lose its attribute.
+template <typename T, int bytes>
+struct VectorOf {
+    typedef T Type __attribute__((vector_size(bytes)));
+};
+template <typename T, int bytes = kVectorBytes>
+using Vector = typename VectorOf<T, bytes>::Type;
+
+template <typename T>
+constexpr int64_t kLanes = kVectorBytes / sizeof(T);
+
+template <typename V, typename T>
+V load_as(const T* from) {
+    V vector;
+    std::memcpy(&vector, from, sizeof(V));
+    return vector;
+}
+
+template <typename T>
+Vector<T> load(const T* from) {
+    return load_as<Vector<T>>(from);
+}
+
+template <typename V, typename T>
+void store(const V& vector, T* to) {
+    std::memcpy(to, &vector, sizeof(V));
+}
+
+}  // namespace dcls::cpu::DCLS_INSTRUCTION_SET
