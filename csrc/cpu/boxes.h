@@ -2,10 +2,22 @@
 // their pixels, copied to where inner loops need no bounds checks.
 #pragma once
 
-#include "tap_sums.h"
+#include "buffer.h"
+#include "instruction_set.h"
 #include "tiles.h"
 
 namespace dcls::cpu {
+
+// Of boxes from which `size` pixels are read at taps that reach further along each axis. `together` images are
+// interleaved (Boxes): all of a vector's, or 1.
+template <typename T>
+Layout layout(int64_t images, int64_t together, int64_t grids, const Axes& size, const Axes& reach) {
+    const int64_t multiple = together > 1 ? 1 : inner_loops().direct<T>().row_multiple;
+    const int64_t row = (ceil_div(size[2], multiple) * multiple + reach[2]) * together;
+    const int64_t plane = (size[1] + reach[1]) * row;
+    const int64_t grid = (size[0] + reach[0]) * plane;
+    return {images * grids * grid, grids * grid, grid, plane, row};
+}
 
 // The input or the output of a convolution. Its pixels are sorted into grids: pixel j of grid r is the pixel
 // j * stride + r of the padded tensor. So output pixel p reads, at tap t, input pixel p + t / stride of grid t %
@@ -35,30 +47,39 @@ struct Side {
 };
 
 // The same box of every grid, for some images and channels. A tile's pixels are numbered as in grids.
+//
+// Where `together` is more than 1, images are interleaved: what counts as an image here, and in tiles, are that many of
+// the tensor, a pixel of all of them beside the next one. So vectors of pixels start at multiples of their length,
+// whatever taps add to that, and have no pixels past the ends of rows.
 template <typename T>
 class Boxes {
  public:
     // Room for `channels` channels of a tile of some images and that size, and for what taps reach from it.
-    Boxes(const Side& side, int64_t channels, int64_t images, const Axes& size, const Axes& reach)
+    Boxes(const Side& side, int64_t channels, int64_t images, int64_t together, const Axes& size, const Axes& reach)
         : side_(side),
-          layout_(dcls::cpu::layout<T>(images, side.grid_count(), size, reach)),
-          entries_(channels * layout_.channel) {}
+          together_(together),
+          layout_(dcls::cpu::layout<T>(images, together, side.grid_count(), size, reach)),
+          entries_(buffer_.reserve(channels * layout_.channel)) {
+        // Some of what lies past the ends of rows is read, and must not be NaN.
+        std::fill_n(entries_, channels * layout_.channel, T(0));
+    }
 
-    T* at(int64_t channel, int64_t grid) { return &entries_[channel * layout_.channel + grid * layout_.grid]; }
+    T* at(int64_t channel, int64_t grid) { return entries_ + channel * layout_.channel + grid * layout_.grid; }
     const Layout& layout() const { return layout_; }
 
     void fill(int64_t channel, T value) { std::fill_n(at(channel, 0), layout_.channel, value); }
 
     // `count` channels of the tensor, from `first` on, with zeros outside of it.
     void load(int64_t first, int64_t count, const Tile& tile) {
-        for_each_row(count, tile,
-                     [&](T* row, int64_t image, int64_t c, const Axes& at, int64_t before, int64_t pixels) {
-                         std::fill_n(row, before, T(0));
-                         if (pixels > 0) {
-                             side_.planes.read(image, first + c, at, side_.stride[2], pixels, row + before);
-                         }
-                         std::fill(row + before + pixels, row + tile.size[2], T(0));
-                     });
+        for_each_row(
+            count, tile, [&](T* row, int64_t image, int64_t c, const Axes& at, int64_t before, int64_t pixels) {
+                std::fill_n(row, before * together_, T(0));
+                if (pixels > 0) {
+                    side_.planes.read(image * together_, together_, first + c, at, side_.stride[2], pixels,
+                                      row + before * together_);
+                }
+                std::fill(row + (before + pixels) * together_, row + tile.size[2] * together_, T(0));
+            });
     }
 
     // The same channels, but for what is outside of the tensor.
@@ -66,7 +87,8 @@ class Boxes {
         for_each_row(count, tile,
                      [&](const T* row, int64_t image, int64_t c, const Axes& at, int64_t before, int64_t pixels) {
                          if (pixels > 0) {
-                             side_.planes.write(image, first + c, at, side_.stride[2], pixels, row + before);
+                             side_.planes.write(image * together_, together_, first + c, at, side_.stride[2], pixels,
+                                                row + before * together_);
                          }
                      });
     }
@@ -109,8 +131,10 @@ class Boxes {
     }
 
     const Side& side_;
+    int64_t together_;
     Layout layout_;
-    std::vector<T> entries_;
+    Buffer<T> buffer_;
+    T* entries_;
 };
 
 }  // namespace dcls::cpu

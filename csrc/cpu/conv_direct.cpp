@@ -31,6 +31,7 @@ namespace {
 constexpr int64_t kTilePixels = 1 << 13;
 constexpr int64_t kWindowEntries = 1 << 15;
 constexpr int64_t kResultEntries = 1 << 16;
+constexpr int64_t kInterleavedEntries = 1 << 13;
 // Source channels are read together until about so many taps are.
 constexpr int64_t kTapsAtOnce = 32;
 
@@ -46,18 +47,40 @@ struct Problem {
     Filters filters;
     Parameters<T> parameters;
     Axes reach;
+    int64_t together;  // images that are interleaved
 
     Problem(const Convolution& convolution, const Tensor& batched_input, const PreparedParameters& prepared)
         : geometry(convolution.kernel, convolution.arguments, batched_input),
           filters(convolution.kernel),
           parameters(prepared.pointers<T>()),
-          reach(reach_of(geometry)) {}
+          reach(reach_of(geometry)),
+          together(images_together()) {}
+
+    // Images, or groups of those that are interleaved.
+    int64_t images() const { return ceil_div(geometry.images, together); }
 
     const T* weight(int64_t filter) const { return parameters.weight + filter * filters.kernel_count; }
 
     // Between channels of a group.
     int64_t filter(int64_t group, int64_t out_channel, int64_t in_channel) const {
         return (group * geometry.out_channels + out_channel) * geometry.in_channels + in_channel;
+    }
+
+ private:
+    // Images are interleaved where this fills vectors at least half as well as rows of pixels do, because unaligned
+    // loads take twice as long, and where a channel's window still fits the L1 cache.
+    int64_t images_together() const {
+        const int64_t lanes = inner_loops().direct<T>().row_multiple, width = geometry.output[2];
+        const auto filled = [&](int64_t count) {
+            return static_cast<double>(count) / static_cast<double>(ceil_div(count, lanes) * lanes);
+        };
+        Axes window = geometry.output;
+        for (int axis = 0; axis < kAxes; ++axis) {
+            window[axis] += reach[axis];
+        }
+        const bool pays = geometry.images > 0 && width > 0 && 2 * filled(geometry.images) >= filled(width) &&
+                          product(window) * lanes <= kInterleavedEntries;
+        return pays ? lanes : 1;
     }
 };
 
@@ -67,10 +90,10 @@ template <typename T>
 Tiling make_tiles(const Problem<T>& problem, const Axes& extent, const Side& source, int64_t most) {
     const int64_t image = product(extent);
     if (image > 0 && image < most) {
-        const int64_t window = layout<T>(1, source.grid_count(), extent, problem.reach).image;
+        const int64_t window = layout<T>(1, problem.together, source.grid_count(), extent, problem.reach).image;
         most = image * std::clamp<int64_t>(kWindowEntries / window, 1, most / image);
     }
-    return {0, problem.geometry.images, extent, most};
+    return {0, problem.images(), extent, most};
 }
 
 // Channels of a side that are together in `entries`, out of those of a group.
@@ -101,8 +124,8 @@ class Sum {
         : problem(problem_), direction(direction_), source(source_), result(result_), tiles(cut_into_tiles()) {
         const int64_t images = tiles.images(), axes = kAxes - problem.geometry.first_axis;
         const int64_t taps = problem.geometry.kernel_count << axes;  // at least two an axis
-        const Layout window = layout<T>(images, source.grid_count(), tiles.size(), problem.reach);
-        const Layout results = layout<T>(images, result.grid_count(), tiles.size(), {});
+        const Layout window = layout<T>(images, problem.together, source.grid_count(), tiles.size(), problem.reach);
+        const Layout results = layout<T>(images, problem.together, result.grid_count(), tiles.size(), {});
         window_channels = std::min(channels_within(kWindowEntries, window, source), ceil_div(kTapsAtOnce, taps));
         const int64_t planes = problem.geometry.groups * tiles.count() * result.channels;
         block_channels = std::min(channels_within(kResultEntries, results, result), ceil_div(planes, kItems));
@@ -138,7 +161,7 @@ class Sum {
         const Geometry& geometry = problem.geometry;
         const int64_t grids = result.grid_count();
         const int64_t results = geometry.images * geometry.groups * result.channels * grids * product(extent);
-        const int64_t most = std::clamp(results / kItems, kSmallestTile, kTilePixels) / grids;
+        const int64_t most = std::clamp(results / kItems, kSmallestTile, kTilePixels) / (grids * problem.together);
         return make_tiles(problem, extent, source, std::max<int64_t>(most, 1));
     }
 };
@@ -151,9 +174,11 @@ class SumWorker {
         : sum_(sum),
           bias_(bias),
           tables_(sum.problem.filters, sum.problem.parameters),
-          window_(sum.source, sum.window_channels, sum.tiles.images(), sum.tiles.size(), sum.problem.reach),
-          results_(sum.result, sum.block_channels, sum.tiles.images(), sum.tiles.size(), {}),
-          taps_(sum.problem.geometry, sum.direction, is_forward() ? sum.source : sum.result, window_.layout()) {}
+          window_(sum.source, sum.window_channels, sum.tiles.images(), sum.problem.together, sum.tiles.size(),
+                  sum.problem.reach),
+          results_(sum.result, sum.block_channels, sum.tiles.images(), sum.problem.together, sum.tiles.size(), {}),
+          taps_(sum.problem.geometry, sum.direction, is_forward() ? sum.source : sum.result, window_.layout(),
+                sum.problem.together) {}
 
     void operator()(int64_t item) {
         const Tile tile = sum_.tile(item % sum_.tiles.count());
@@ -176,6 +201,8 @@ class SumWorker {
  private:
     bool is_forward() const { return sum_.direction == Direction::forward; }
 
+    Axes entries_of(const Tile& tile) const { return {tile.size[0], tile.size[1], tile.size[2] * sum_.problem.together}; }
+
     void add_sources(int64_t first, int64_t count, const Tile& tile) {
         window_.load(group_ * sum_.source.channels + first, count, window_of(tile, sum_.problem.reach, sum_.direction));
         for (int64_t c = 0; c < channels_; ++c) {
@@ -188,13 +215,16 @@ class SumWorker {
             }
             taps_.drop_zeros();
             for (int64_t grid = 0; grid < sum_.result.grid_count(); ++grid) {
-                add_taps(tile, results_.at(c, grid), results_.layout(), window_.at(0, 0), window_.layout(),
-                         taps_.list(grid));
+                const std::vector<Tap<T>>& taps = taps_.list(grid);
+                loops_.add_taps({tile.images, entries_of(tile), results_.at(c, grid), window_.at(0, 0), results_.layout(),
+                                 window_.layout()},
+                                taps.data(), static_cast<int64_t>(taps.size()));
             }
         }
     }
 
     const Sum<T>& sum_;
+    const DirectLoops<T>& loops_ = inner_loops().direct<T>();
     const T* bias_;
     FilterTables<version, T, false> tables_;
     Boxes<T> window_, results_;
@@ -212,21 +242,22 @@ void sum_over_taps(const Problem<T>& problem, Direction direction, const Side& s
 // The gradients of filters' taps, and how they are cut into work items: a block of a group's in channels with a block
 // of its out channels each.
 template <typename T>
-class Correlation {
+class FilterCorrelation {
  public:
     const Problem<T>& problem;
     const Side &input, &output;  // output: its gradient
     const Tiling tiles;
     int64_t in_channels, out_channels, in_blocks, out_blocks;  // of a block, and blocks
 
-    Correlation(const Problem<T>& problem_, const Side& input_, const Side& output_)
+    FilterCorrelation(const Problem<T>& problem_, const Side& input_, const Side& output_)
         : problem(problem_),
           input(input_),
           output(output_),
-          tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels)) {
-        const Layout windows = layout<T>(tiles.images(), input.grid_count(), tiles.size(), problem.reach);
+          tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels / problem.together)) {
+        const int64_t images = tiles.images(), together = problem.together;
+        const Layout windows = layout<T>(images, together, input.grid_count(), tiles.size(), problem.reach);
         in_channels = channels_within(kWindowEntries, windows, input);
-        out_channels = channels_within(kResultEntries, layout<T>(tiles.images(), 1, tiles.size(), {}), output);
+        out_channels = channels_within(kResultEntries, layout<T>(images, together, 1, tiles.size(), {}), output);
         count_blocks();
         while (items() < kItems && std::max(in_channels, out_channels) > 1) {
             int64_t& larger = in_channels > out_channels ? in_channels : out_channels;
@@ -247,21 +278,21 @@ class Correlation {
 template <Version version, typename T>
 class CorrelationWorker {
  public:
-    CorrelationWorker(const Correlation<T>& correlation, ParameterGradients<T>& gradients)
+    CorrelationWorker(const FilterCorrelation<T>& correlation, ParameterGradients<T>& gradients)
         : correlation_(correlation),
           problem_(correlation.problem),
           gradients_(gradients),
           tables_(problem_.filters, problem_.parameters),
           window_(boxes(correlation.input, correlation.in_channels, problem_.reach)),
           grad_output_(boxes(correlation.output, correlation.out_channels, {})),
-          touched_(problem_.geometry, Direction::forward, correlation.input, window_.layout()),
+          touched_(problem_.geometry, Direction::forward, correlation.input, window_.layout(), problem_.together),
           taps_(correlation.out_channels),
           numbers_(correlation.out_channels),
           contractor_(problem_.filters),
           grad_taps_(problem_.filters.tap_count) {}
 
     void operator()(int64_t item) {
-        const Correlation<T>& c = correlation_;
+        const FilterCorrelation<T>& c = correlation_;
         group_ = item / (c.in_blocks * c.out_blocks);
         first_in_ = item % c.in_blocks * c.in_channels;
         first_out_ = item / c.in_blocks % c.out_blocks * c.out_channels;
@@ -282,8 +313,10 @@ class CorrelationWorker {
 
  private:
     Boxes<T> boxes(const Side& side, int64_t channels, const Axes& reach) const {
-        return {side, channels, correlation_.tiles.images(), correlation_.tiles.size(), reach};
+        return {side, channels, correlation_.tiles.images(), problem_.together, correlation_.tiles.size(), reach};
     }
+
+    Axes entries_of(const Tile& tile) const { return {tile.size[0], tile.size[1], tile.size[2] * problem_.together}; }
 
     int64_t filter(int64_t out, int64_t in) const { return problem_.filter(group_, first_out_ + out, first_in_ + in); }
 
@@ -307,8 +340,9 @@ class CorrelationWorker {
                      window_of(tile, problem_.reach, Direction::forward));
         grad_output_.load(group_ * geometry.out_channels + first_out_, outs_, tile);
         for (int64_t out = 0; out < outs_; ++out) {
-            correlate_taps(tile, grad_output_.at(out, 0), grad_output_.layout(), window_.at(0, 0), window_.layout(),
-                           taps_[out]);
+            loops_.correlate_taps({tile.images, entries_of(tile), grad_output_.at(out, 0), window_.at(0, 0),
+                                   grad_output_.layout(), window_.layout()},
+                                  taps_[out].data(), static_cast<int64_t>(taps_[out].size()));
         }
     }
 
@@ -328,7 +362,8 @@ class CorrelationWorker {
         }
     }
 
-    const Correlation<T>& correlation_;
+    const FilterCorrelation<T>& correlation_;
+    const DirectLoops<T>& loops_ = inner_loops().direct<T>();
     const Problem<T>& problem_;
     ParameterGradients<T>& gradients_;
     FilterTables<version, T, true> tables_;
@@ -386,7 +421,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Te
         ParameterGradients<T> gradients(problem.filters, prepared, {needs_weight, needs_positions, needs_sigma});
         if (gradients.any()) {
             const Side input_side = Side::of_input(problem.geometry, batched_input);
-            const Correlation<T> correlation(problem, input_side, output_side);
+            const FilterCorrelation<T> correlation(problem, input_side, output_side);
             for_each_item(correlation.items(), [&] { return CorrelationWorker<version, T>(correlation, gradients); });
         }
         grad_parameters = gradients.take(weight.scalar_type());

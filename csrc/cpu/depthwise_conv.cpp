@@ -19,12 +19,10 @@
 #include "../aten_convolution.h"
 #include "../parameters.h"
 #include "bias_gradient.h"
+#include "buffer.h"
 #include "instruction_set.h"
 #include "parallel.h"
 #include "tiles.h"
-
-#include <memory>
-#include <new>
 
 namespace dcls::cpu {
 namespace {
@@ -35,38 +33,6 @@ constexpr int64_t kTilePixels = 1 << 12;
 // pixels.
 constexpr int64_t kItems = 16;
 constexpr int64_t kSmallestTile = 256;
-
-template <typename T>
-class Buffer {
- public:
-    T* reserve(int64_t entries) {
-        if (entries > size_) {
-            entries_.reset(static_cast<T*>(::operator new[](entries * sizeof(T), std::align_val_t(kBufferAlignment))));
-            size_ = entries;
-        }
-        return entries_.get();
-    }
-
- private:
-    struct Delete {
-        void operator()(T* entries) const { ::operator delete[](entries, std::align_val_t(kBufferAlignment)); }
-    };
-    int64_t size_ = 0;
-    std::unique_ptr<T[], Delete> entries_;
-};
-
-Storage storage_of(const Tensor& tensor) {
-    switch (tensor.scalar_type()) {
-        case ScalarType::Double:
-            return Storage::float64;
-        case ScalarType::Half:
-            return Storage::float16;
-        case ScalarType::BFloat16:
-            return Storage::bfloat16;
-        default:
-            return Storage::float32;
-    }
-}
 
 // Pixels of all planes of a tensor.
 struct View {

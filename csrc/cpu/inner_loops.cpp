@@ -4,6 +4,7 @@
 #include "instruction_set.h"
 #include "lane_correlation.h"
 #include "lanes.h"
+#include "tap_sums.h"
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
@@ -12,7 +13,13 @@ constexpr DepthwiseLoops<T> depthwise_loops() {
     return {kLanes<T>, kMostColumns, gather<T>, scatter<T>, correlate<T>};
 }
 
+template <typename T>
+constexpr DirectLoops<T> direct_loops() {
+    return {kLanes<T>, add_taps<T>, correlate_taps<T>};
+}
+
 extern const InnerLoops kInnerLoops;
-constexpr InnerLoops kInnerLoops{depthwise_loops<float>(), depthwise_loops<double>()};
+constexpr InnerLoops kInnerLoops{depthwise_loops<float>(), depthwise_loops<double>(), direct_loops<float>(),
+                                 direct_loops<double>()};
 
 }  // namespace dcls::cpu::DCLS_INSTRUCTION_SET

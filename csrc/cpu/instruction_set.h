@@ -6,6 +6,7 @@
 #pragma once
 
 #include "depthwise_loops.h"
+#include "direct_loops.h"
 
 #include <type_traits>
 
@@ -14,6 +15,8 @@ namespace dcls::cpu {
 struct InnerLoops {
     DepthwiseLoops<float> depthwise_float;
     DepthwiseLoops<double> depthwise_double;
+    DirectLoops<float> direct_float;
+    DirectLoops<double> direct_double;
 
     template <typename T>
     const DepthwiseLoops<T>& depthwise() const {
@@ -21,6 +24,14 @@ struct InnerLoops {
             return depthwise_float;
         } else {
             return depthwise_double;
+        }
+    }
+    template <typename T>
+    const DirectLoops<T>& direct() const {
+        if constexpr (std::is_same_v<T, float>) {
+            return direct_float;
+        } else {
+            return direct_double;
         }
     }
 };

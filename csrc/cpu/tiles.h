@@ -2,6 +2,7 @@
 #pragma once
 
 #include "filter_factors.h"
+#include "instruction_set.h"
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -53,12 +54,27 @@ class Tiling {
     std::array<int64_t, 4> extent_, splits_{}, size_{};
 };
 
+inline Storage storage_of(const Tensor& tensor) {
+    switch (tensor.scalar_type()) {
+        case ScalarType::Double:
+            return Storage::float64;
+        case ScalarType::Half:
+            return Storage::float16;
+        case ScalarType::BFloat16:
+            return Storage::bfloat16;
+        default:
+            return Storage::float32;
+    }
+}
+
 // A tensor (N, C, *spatial) of any floating dtype and any strides.
 class Planes {
  public:
     explicit Planes(const Tensor& tensor)
         : data_(tensor.data_ptr()),
           dtype_(tensor.scalar_type()),
+          storage_(storage_of(tensor)),
+          images_(tensor.size(0)),
           image_stride_(tensor.stride(0)),
           channel_stride_(tensor.stride(1)) {
         const auto spatial = static_cast<int>(tensor.dim()) - 2;
@@ -81,6 +97,22 @@ class Planes {
         visit(offset(image, channel, first), [&](auto* to, int64_t stride) { copy(in, 1, count, to, stride * step); });
     }
 
+    // The same of several images, `together` of them interleaved: as many as a vector has lanes, or 1.
+    template <typename T>
+    void read(int64_t image, int64_t together, int64_t channel, const Axes& first, int64_t step, int64_t count,
+              T* out) const {
+        together == 1
+            ? read(image, channel, first, step, count, out)
+            : inner_loops().depthwise<T>().gather(lanes(image, together, channel, first, step, count), 0, 0, out);
+    }
+
+    template <typename T>
+    void write(int64_t image, int64_t together, int64_t channel, const Axes& first, int64_t step, int64_t count,
+               const T* in) const {
+        together == 1 ? write(image, channel, first, step, count, in)
+                      : inner_loops().depthwise<T>().scatter(in, lanes(image, together, channel, first, step, count));
+    }
+
     template <typename T>
     void read(int64_t channel, const Tile& tile, T* out) const {
         for_each_run(channel, tile, [&](int64_t at, int64_t pixel, int64_t count) {
@@ -99,6 +131,16 @@ class Planes {
     int64_t offset(int64_t image, int64_t channel, const Axes& at) const {
         return image * image_stride_ + channel * channel_stride_ + at[0] * stride_[0] + at[1] * stride_[1] +
                at[2] * stride_[2];
+    }
+
+    LanePlanes lanes(int64_t image, int64_t together, int64_t channel, const Axes& first, int64_t step,
+                     int64_t count) const {
+        const int64_t images = std::min(together, images_ - image);
+        LanePlanes lanes{data_, storage_, images, {}, {1, 1, count}, {0, 0, stride_[2] * step}};
+        for (int64_t lane = 0; lane < images; ++lane) {
+            lanes.first[lane] = offset(image + lane, channel, first);
+        }
+        return lanes;
     }
 
     // body(offset in the tensor, number of the pixel in the tile, count) for runs of pixels of even stride: rows, or
@@ -157,7 +199,8 @@ class Planes {
 
     void* data_;
     ScalarType dtype_;
-    int64_t image_stride_, channel_stride_;
+    Storage storage_;
+    int64_t images_, image_stride_, channel_stride_;
     Axes extent_{}, stride_{};
 };
 

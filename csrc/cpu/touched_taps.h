@@ -24,14 +24,15 @@ inline Axes reach_of(const Geometry& geometry) {
 template <typename T>
 class TouchedTaps {
  public:
-    // window: the layout of the sources.
-    TouchedTaps(const Geometry& geometry, Direction direction, const Side& input, const Layout& window)
+    // window: the layout of the sources, with so many images together.
+    TouchedTaps(const Geometry& geometry, Direction direction, const Side& input, const Layout& window,
+                int64_t together)
         : extent_(geometry.kernel_size),
           kernel_count_(geometry.kernel_count),
           channel_(window.channel),
           places_(extent_[0] * extent_[1] * extent_[2], kNone),
           lists_(direction == Direction::forward ? 1 : input.grid_count()) {
-        const std::array<int64_t, kAxes> step{window.plane, window.row, 1};
+        const std::array<int64_t, kAxes> step{window.plane, window.row, together};
         const Axes reach = reach_of(geometry);
         for (int axis = 0; axis < kAxes; ++axis) {
             for (int64_t tap = 0; tap < extent_[axis]; ++tap) {

@@ -1,0 +1,43 @@
+// What the inner loops of method "direct" work on (tap_sums.h).
+#pragma once
+
+#include "../axes.h"
+
+namespace dcls::cpu {
+
+// Boxes of some channels, images and grids (boxes.h): entries from one channel, image, grid, plane and row to the next.
+struct Layout {
+    int64_t channel, image, grid, plane, row;
+};
+
+// Where a tap reads, from the pixel that it adds to, and what it multiplies by.
+template <typename T>
+struct Tap {
+    int64_t offset;
+    T coefficient;
+};
+
+// Pixels of one channel and grid, in boxes of results and of sources.
+template <typename T, typename Results>
+struct TapSum {
+    int64_t images;
+    Axes size;
+    Results* results;
+    const T* source;
+    const Layout &result_layout, &source_layout;
+};
+
+template <typename T>
+struct DirectLoops {
+    // Rows in boxes are a multiple of this long, but for what taps reach further.
+    int64_t row_multiple;
+
+    // results[p] += sum over taps of coefficient * source[p + offset], for all pixels p. What lies past the ends of rows
+    // is read and added to as well.
+    void (*add_taps)(const TapSum<T, T>& sum, const Tap<T>* taps, int64_t count);
+    // The gradient of that in the coefficients, which are added to: coefficient += sum over the pixels p of
+    // results[p] * source[p + offset], where the results are gradients.
+    void (*correlate_taps)(const TapSum<T, const T>& sum, Tap<T>* taps, int64_t count);
+};
+
+}  // namespace dcls::cpu
