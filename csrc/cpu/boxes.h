@@ -71,15 +71,15 @@ class Boxes {
 
     // `count` channels of the tensor, from `first` on, with zeros outside of it.
     void load(int64_t first, int64_t count, const Tile& tile) {
-        for_each_row(
-            count, tile, [&](T* row, int64_t image, int64_t c, const Axes& at, int64_t before, int64_t pixels) {
-                std::fill_n(row, before * together_, T(0));
-                if (pixels > 0) {
-                    side_.planes.read(image * together_, together_, first + c, at, side_.stride[2], pixels,
-                                      row + before * together_);
-                }
-                std::fill(row + (before + pixels) * together_, row + tile.size[2] * together_, T(0));
-            });
+        for_each_row(count, tile,
+                     [&](T* row, int64_t image, int64_t c, const Axes& at, int64_t before, int64_t pixels) {
+                         std::fill_n(row, before * together_, T(0));
+                         if (pixels > 0) {
+                             side_.planes.read(image * together_, together_, first + c, at, side_.stride[2], pixels,
+                                               row + before * together_);
+                         }
+                         std::fill(row + (before + pixels) * together_, row + tile.size[2] * together_, T(0));
+                     });
     }
 
     // The same channels, but for what is outside of the tensor.

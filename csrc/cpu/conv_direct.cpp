@@ -58,6 +58,8 @@ struct Problem {
 
     // Images, or groups of those that are interleaved.
     int64_t images() const { return ceil_div(geometry.images, together); }
+    // What a tile has of them along each axis.
+    Axes entries_of(const Tile& tile) const { return {tile.size[0], tile.size[1], tile.size[2] * together}; }
 
     const T* weight(int64_t filter) const { return parameters.weight + filter * filters.kernel_count; }
 
@@ -201,8 +203,6 @@ class SumWorker {
  private:
     bool is_forward() const { return sum_.direction == Direction::forward; }
 
-    Axes entries_of(const Tile& tile) const { return {tile.size[0], tile.size[1], tile.size[2] * sum_.problem.together}; }
-
     void add_sources(int64_t first, int64_t count, const Tile& tile) {
         window_.load(group_ * sum_.source.channels + first, count, window_of(tile, sum_.problem.reach, sum_.direction));
         for (int64_t c = 0; c < channels_; ++c) {
@@ -215,10 +215,9 @@ class SumWorker {
             }
             taps_.drop_zeros();
             for (int64_t grid = 0; grid < sum_.result.grid_count(); ++grid) {
-                const std::vector<Tap<T>>& taps = taps_.list(grid);
-                loops_.add_taps({tile.images, entries_of(tile), results_.at(c, grid), window_.at(0, 0), results_.layout(),
-                                 window_.layout()},
-                                taps.data(), static_cast<int64_t>(taps.size()));
+                loops_.add_taps({tile.images, sum_.problem.entries_of(tile), results_.at(c, grid), window_.at(0, 0),
+                                 results_.layout(), window_.layout()},
+                                taps_.list(grid));
             }
         }
     }
@@ -316,8 +315,6 @@ class CorrelationWorker {
         return {side, channels, correlation_.tiles.images(), problem_.together, correlation_.tiles.size(), reach};
     }
 
-    Axes entries_of(const Tile& tile) const { return {tile.size[0], tile.size[1], tile.size[2] * problem_.together}; }
-
     int64_t filter(int64_t out, int64_t in) const { return problem_.filter(group_, first_out_ + out, first_in_ + in); }
 
     // The taps that lead to an out channel, each with a gradient of 0 as its coefficient.
@@ -328,9 +325,9 @@ class CorrelationWorker {
             touched_.add(in, tables_.of(filter(out, in)), problem_.weight(filter(out, in)));
             numbers_[out].push_back(touched_.numbers());
         }
-        taps_[out] = touched_.list(0);
+        taps_[out] = touched_.entries(0);
         for (Tap<T>& tap : taps_[out]) {
-            tap.coefficient = T(0);
+            tap.coefficients = {};
         }
     }
 
@@ -340,9 +337,9 @@ class CorrelationWorker {
                      window_of(tile, problem_.reach, Direction::forward));
         grad_output_.load(group_ * geometry.out_channels + first_out_, outs_, tile);
         for (int64_t out = 0; out < outs_; ++out) {
-            loops_.correlate_taps({tile.images, entries_of(tile), grad_output_.at(out, 0), window_.at(0, 0),
+            loops_.correlate_taps({tile.images, problem_.entries_of(tile), grad_output_.at(out, 0), window_.at(0, 0),
                                    grad_output_.layout(), window_.layout()},
-                                  taps_[out].data(), static_cast<int64_t>(taps_[out].size()));
+                                  touched_.as_list(taps_[out]));
         }
     }
 
@@ -351,12 +348,16 @@ class CorrelationWorker {
         auto tap = taps_[out].begin();
         for (int64_t in = 0; in < ins_; ++in) {
             const std::vector<int32_t>& numbers = numbers_[out][in];
+            // The second of each first: without pairs it is the same tap.
             for (const int32_t number : numbers) {
-                grad_taps_[number] = (tap++)->coefficient;
+                grad_taps_[number + touched_.second()] = tap->coefficients[1];
+                grad_taps_[number] = tap->coefficients[0];
+                ++tap;
             }
             gradients_.template write<version>(filter(out, in), grad_taps_.data(), tables_.of(filter(out, in)),
                                                contractor_);
             for (const int32_t number : numbers) {
+                grad_taps_[number + touched_.second()] = T(0);
                 grad_taps_[number] = T(0);
             }
         }

@@ -10,11 +10,19 @@ struct Layout {
     int64_t channel, image, grid, plane, row;
 };
 
-// Where a tap reads, from the pixel that it adds to, and what it multiplies by.
+// Where a tap reads, from the pixel that it adds to, and what it multiplies by. In paired lists, a tap and the one that
+// reads the row after it, which share loads; otherwise the second coefficient is not used.
 template <typename T>
 struct Tap {
     int64_t offset;
-    T coefficient;
+    std::array<T, 2> coefficients;
+};
+
+template <typename T>
+struct TapList {
+    Tap<T>* taps;
+    int64_t count;
+    bool paired;
 };
 
 // Pixels of one channel and grid, in boxes of results and of sources.
@@ -32,12 +40,12 @@ struct DirectLoops {
     // Rows in boxes are a multiple of this long, but for what taps reach further.
     int64_t row_multiple;
 
-    // results[p] += sum over taps of coefficient * source[p + offset], for all pixels p. What lies past the ends of rows
-    // is read and added to as well.
-    void (*add_taps)(const TapSum<T, T>& sum, const Tap<T>* taps, int64_t count);
+    // results[p] += sum over taps of coefficient * source[p + offset], for all pixels p. What lies past the ends of
+    // rows is read and added to as well.
+    void (*add_taps)(const TapSum<T, T>& sum, const TapList<T>& list);
     // The gradient of that in the coefficients, which are added to: coefficient += sum over the pixels p of
     // results[p] * source[p + offset], where the results are gradients.
-    void (*correlate_taps)(const TapSum<T, const T>& sum, Tap<T>* taps, int64_t count);
+    void (*correlate_taps)(const TapSum<T, const T>& sum, const TapList<T>& list);
 };
 
 }  // namespace dcls::cpu

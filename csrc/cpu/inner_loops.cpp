@@ -15,7 +15,7 @@ constexpr DepthwiseLoops<T> depthwise_loops() {
 
 template <typename T>
 constexpr DirectLoops<T> direct_loops() {
-    return {kLanes<T>, add_taps<T>, correlate_taps<T>};
+    return {kLanes<T>, static_cast<void (*)(const TapSum<T, T>&, const TapList<T>&)>(add_taps), correlate_taps};
 }
 
 extern const InnerLoops kInnerLoops;

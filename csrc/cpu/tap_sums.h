@@ -1,9 +1,9 @@
 // The two inner loops of method "direct": for every pixel of a tile the sum over taps, and for every tap the sum over
 // the pixels of a tile.
 //
-// The first keeps the sums of a vector of pixels in each of kBlockRows rows in registers while it visits all taps; the
-// second the sums of kBlockTaps taps while it visits the tile. Bound by one load and one multiply-add a vector and tap,
-// from a box that fits a core's L1 or L2 cache. Most loads cross cache lines, which halves their rate.
+// The first keeps the sums of a vector of pixels in each of up to kMostSums rows in registers while it visits all taps;
+// the second the sums of up to kMostSums taps while it visits the tile. Bound by the loads, one a tap and vector, or
+// one for the two taps of a pair: most of them cross cache lines, which halves their rate.
 #pragma once
 
 #include "direct_loops.h"
@@ -14,8 +14,7 @@
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
 // Half of the registers.
-constexpr int kBlockRows = kVectorBytes == 64 ? 16 : 8;
-constexpr int kBlockTaps = kVectorBytes == 64 ? 16 : 8;
+constexpr int kMostSums = kVectorBytes == 64 ? 16 : 8;
 
 // Calls body(std::integral_constant<int, count>()), for a count of 1 to `most`.
 template <int most, typename Body>
@@ -28,19 +27,28 @@ void with_count(int64_t count, const Body& body) {
     body(std::integral_constant<int, most>());
 }
 
-template <int rows, typename T>
-void add_taps_to_block(T* results, int64_t results_row, const T* source, int64_t source_row, const Tap<T>* taps,
-                       int64_t count) {
+template <int rows, bool paired, typename T>
+void add_taps_to_rows(T* results, int64_t results_row, const T* source, int64_t source_row, const TapList<T>& list) {
     Vector<T> sums[rows];
 #pragma GCC unroll 16
     for (int row = 0; row < rows; ++row) {
         sums[row] = load(results + row * results_row);
     }
-    for (int64_t t = 0; t < count; ++t) {
-        const T* from = source + taps[t].offset;
-#pragma GCC unroll 16
-        for (int row = 0; row < rows; ++row) {
-            sums[row] += taps[t].coefficient * load(from + row * source_row);
+    for (int64_t t = 0; t < list.count; ++t) {
+        const auto [first, second] = list.taps[t].coefficients;
+        const T* from = source + list.taps[t].offset;
+#pragma GCC unroll 17
+        for (int row = 0; row < rows + paired; ++row) {
+            Vector<T> pixels = load(from + row * source_row);
+            if (paired) {
+                keep_in_register(pixels);
+            }
+            if (row < rows) {
+                sums[row] += first * pixels;
+            }
+            if (paired && row > 0) {
+                sums[row - 1] += second * pixels;
+            }
         }
     }
 #pragma GCC unroll 16
@@ -49,28 +57,25 @@ void add_taps_to_block(T* results, int64_t results_row, const T* source, int64_t
     }
 }
 
-template <typename T>
-void add_taps(const TapSum<T, T>& sum, const Tap<T>* taps, int64_t count) {
-    if (count == 0) {
-        return;
-    }
+template <bool paired, typename T>
+void add_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
     // The vectors of a single row are treated as rows.
-    const bool is_row = sum.size[1] == 1;
+    const bool is_row = !paired && sum.size[1] == 1;
     const int64_t vectors = ceil_div(sum.size[2], kLanes<T>);
     const int64_t rows = is_row ? vectors : sum.size[1], columns = is_row ? 1 : vectors;
     const int64_t results_row = is_row ? kLanes<T> : sum.result_layout.row;
     const int64_t source_row = is_row ? kLanes<T> : sum.source_layout.row;
-    const int64_t blocks = ceil_div(rows, kBlockRows);
+    const int64_t blocks = ceil_div(rows, kMostSums);
     for (int64_t n = 0; n < sum.images; ++n) {
         for (int64_t z = 0; z < sum.size[0]; ++z) {
             T* results = sum.results + n * sum.result_layout.image + z * sum.result_layout.plane;
             const T* source = sum.source + n * sum.source_layout.image + z * sum.source_layout.plane;
             for (int64_t block = 0; block < blocks; ++block) {
                 const int64_t y = rows * block / blocks, end = rows * (block + 1) / blocks;
-                with_count<kBlockRows>(end - y, [&](auto block_rows) {
+                with_count<kMostSums>(end - y, [&](auto count) {
                     for (int64_t x = 0; x < columns * kLanes<T>; x += kLanes<T>) {
-                        add_taps_to_block<block_rows()>(results + y * results_row + x, results_row,
-                                                        source + y * source_row + x, source_row, taps, count);
+                        add_taps_to_rows<count(), paired>(results + y * results_row + x, results_row,
+                                                          source + y * source_row + x, source_row, list);
                     }
                 });
             }
@@ -78,7 +83,7 @@ void add_taps(const TapSum<T, T>& sum, const Tap<T>* taps, int64_t count) {
     }
 }
 
-template <int count, typename T>
+template <int count, bool paired, typename T>
 void correlate_some_taps(const TapSum<T, const T>& sum, Tap<T>* taps) {
     // In a row's last vector, what lies past its end does not count.
     Vector<T> lanes{};
@@ -88,44 +93,67 @@ void correlate_some_taps(const TapSum<T, const T>& sum, Tap<T>* taps) {
     const int64_t whole = sum.size[2] / kLanes<T> * kLanes<T>;
     const auto rest = static_cast<T>(sum.size[2] - whole);
 
-    Vector<T> sums[count]{};
-    const auto add = [&](const T* grads, const T* source, const auto& counted) {
-        const Vector<T> grad = load(grads);
+    Vector<T> first[count]{}, second[paired ? count : 1]{};
+    const auto add_column = [&](const T* grads, const T* source, const auto& counted) {
+        Vector<T> grad{}, grad_before{};
+        for (int64_t y = 0; y < sum.size[1] + paired; ++y) {
+            grad_before = grad;
+            const bool is_inside = !paired || y < sum.size[1];
+            grad = is_inside ? load(grads + y * sum.result_layout.row) : Vector<T>{};
+            const T* from = source + y * sum.source_layout.row;
 #pragma GCC unroll 16
-        for (int t = 0; t < count; ++t) {
-            sums[t] += counted(grad * load(source + taps[t].offset));
+            for (int t = 0; t < count; ++t) {
+                Vector<T> pixels = load(from + taps[t].offset);
+                if (paired) {
+                    keep_in_register(pixels);
+                }
+                first[t] += counted(grad * pixels);
+                if (paired) {
+                    second[t] += counted(grad_before * pixels);
+                }
+            }
         }
     };
     for (int64_t n = 0; n < sum.images; ++n) {
         for (int64_t z = 0; z < sum.size[0]; ++z) {
-            for (int64_t y = 0; y < sum.size[1]; ++y) {
-                const T* grads = sum.results + n * sum.result_layout.image + z * sum.result_layout.plane +
-                                 y * sum.result_layout.row;
-                const T* source = sum.source + n * sum.source_layout.image + z * sum.source_layout.plane +
-                                  y * sum.source_layout.row;
-                for (int64_t x = 0; x < whole; x += kLanes<T>) {
-                    add(grads + x, source + x, [](const Vector<T>& products) { return products; });
-                }
-                if (whole < sum.size[2]) {
-                    add(grads + whole, source + whole,
-                        [&](const Vector<T>& products) { return lanes < rest ? products : Vector<T>{}; });
-                }
+            const T* grads = sum.results + n * sum.result_layout.image + z * sum.result_layout.plane;
+            const T* source = sum.source + n * sum.source_layout.image + z * sum.source_layout.plane;
+            for (int64_t x = 0; x < whole; x += kLanes<T>) {
+                add_column(grads + x, source + x, [](const Vector<T>& products) { return products; });
+            }
+            if (whole < sum.size[2]) {
+                add_column(grads + whole, source + whole,
+                           [&](const Vector<T>& products) { return lanes < rest ? products : Vector<T>{}; });
             }
         }
     }
 #pragma GCC unroll 16
     for (int t = 0; t < count; ++t) {
         for (int lane = 0; lane < kLanes<T>; ++lane) {
-            taps[t].coefficient += sums[t][lane];
+            taps[t].coefficients[0] += first[t][lane];
+            if (paired) {
+                taps[t].coefficients[1] += second[t][lane];
+            }
         }
     }
 }
 
-template <typename T>
-void correlate_taps(const TapSum<T, const T>& sum, Tap<T>* taps, int64_t count) {
-    for (int64_t t = 0; t < count; t += kBlockTaps) {
-        with_count<kBlockTaps>(count - t, [&](auto some) { correlate_some_taps<some()>(sum, taps + t); });
+template <bool paired, typename T>
+void correlate_taps(const TapSum<T, const T>& sum, const TapList<T>& list) {
+    constexpr int most = paired ? kMostSums / 2 : kMostSums;
+    for (int64_t t = 0; t < list.count; t += most) {
+        with_count<most>(list.count - t, [&](auto count) { correlate_some_taps<count(), paired>(sum, list.taps + t); });
     }
+}
+
+template <typename T>
+void add_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
+    list.paired ? add_taps<true>(sum, list) : add_taps<false>(sum, list);
+}
+
+template <typename T>
+void correlate_taps(const TapSum<T, const T>& sum, const TapList<T>& list) {
+    list.paired ? correlate_taps<true>(sum, list) : correlate_taps<false>(sum, list);
 }
 
 }  // namespace dcls::cpu::DCLS_INSTRUCTION_SET

@@ -18,9 +18,13 @@ inline Axes reach_of(const Geometry& geometry) {
     return reach;
 }
 
-// The taps that lead from a channel of results to some source channels, each once, with the sum of what the elements
-// of a filter add to it. A list for each grid of results: back, taps of different grids add to different grids; forward
-// they read from different grids.
+// The taps that lead from a channel of results to some source channels, with the sum of what the elements of a filter
+// add to them. A list for each grid of results: back, taps of different grids add to different grids; forward they read
+// from different grids.
+//
+// Where neighbouring rows of taps are of one grid, taps are listed in pairs, one above the other: an element of two
+// rows as one pair for each of its columns. Elements share the entries that both have. A tap may be in two entries
+// then.
 template <typename T>
 class TouchedTaps {
  public:
@@ -30,18 +34,19 @@ class TouchedTaps {
         : extent_(geometry.kernel_size),
           kernel_count_(geometry.kernel_count),
           channel_(window.channel),
+          is_forward_(direction == Direction::forward),
+          paired_(geometry.kernel_size[1] > 1 && geometry.stride[1] == 1 && geometry.output[1] > 1),
           places_(extent_[0] * extent_[1] * extent_[2], kNone),
-          lists_(direction == Direction::forward ? 1 : input.grid_count()) {
+          lists_(is_forward_ ? 1 : input.grid_count()) {
         const std::array<int64_t, kAxes> step{window.plane, window.row, together};
         const Axes reach = reach_of(geometry);
         for (int axis = 0; axis < kAxes; ++axis) {
             for (int64_t tap = 0; tap < extent_[axis]; ++tap) {
                 const int64_t stride = geometry.stride[axis], pixel = tap / stride;
                 const int64_t grid = tap % stride * input.grid_step(axis);
-                const bool is_forward = direction == Direction::forward;
-                offsets_[axis].push_back(is_forward ? grid * window.grid + pixel * step[axis]
-                                                    : (reach[axis] - pixel) * step[axis]);
-                grids_[axis].push_back(is_forward ? 0 : grid);
+                offsets_[axis].push_back(is_forward_ ? grid * window.grid + pixel * step[axis]
+                                                     : (reach[axis] - pixel) * step[axis]);
+                grids_[axis].push_back(is_forward_ ? 0 : grid);
             }
         }
     }
@@ -68,39 +73,68 @@ class TouchedTaps {
     // Where positions are integers, most touched taps have a factor of 0.
     void drop_zeros() {
         for (std::vector<Tap<T>>& list : lists_) {
-            std::erase_if(list, [](const Tap<T>& tap) { return tap.coefficient == T(0); });
+            std::erase_if(list,
+                          [](const Tap<T>& tap) { return tap.coefficients[0] == T(0) && tap.coefficients[1] == T(0); });
         }
     }
 
-    std::vector<Tap<T>>& list(int64_t grid) { return lists_[grid]; }
-    // In the filter, those of the filter added last; forward, in the order of the list.
+    TapList<T> list(int64_t grid) { return as_list(lists_[grid]); }
+    TapList<T> as_list(std::vector<Tap<T>>& taps) const {
+        return {taps.data(), static_cast<int64_t>(taps.size()), paired_};
+    }
+    const std::vector<Tap<T>>& entries(int64_t grid) const { return lists_[grid]; }
+    // In the filter, the first tap of each entry that the filter added last has; forward, in the order of the list.
     const std::vector<int32_t>& numbers() const { return numbers_; }
+    // From the first tap of an entry to the second; 0 if there is none.
+    int64_t second() const { return paired_ ? extent_[2] : 0; }
 
  private:
     static constexpr int32_t kNone = -1;
 
     void add_outer_product(int64_t source, const AxisFactors<T>* axes, T scale) {
+        const int64_t rows = paired_ ? 2 : 1;
+        const TapRange ys = axes[1].range;
+        // More than two rows: the same pairs for all elements.
+        const int64_t first_row = ys.end - ys.begin > rows ? ys.begin / rows * rows : ys.begin;
         for (int64_t z = axes[0].range.begin; z < axes[0].range.end; ++z) {
-            for (int64_t y = axes[1].range.begin; y < axes[1].range.end; ++y) {
-                const T row_scale = scale * axes[0].value[z] * axes[1].value[y];
-                const int64_t row = (z * extent_[1] + y) * extent_[2], row_grid = grids_[0][z] + grids_[1][y];
-                const int64_t row_offset = source * channel_ + offsets_[0][z] + offsets_[1][y];
-                for (int64_t x = axes[2].range.begin; x < axes[2].range.end; ++x) {
-                    std::vector<Tap<T>>& list = lists_[row_grid + grids_[2][x]];
-                    int32_t& place = places_[row + x];
-                    if (place == kNone) {
-                        place = static_cast<int32_t>(list.size());
-                        list.push_back({row_offset + offsets_[2][x], T(0)});
-                        numbers_.push_back(static_cast<int32_t>(row + x));
-                    }
-                    list[place].coefficient += row_scale * axes[2].value[x];
+            for (int64_t y = first_row; y < ys.end; y += rows) {
+                const int64_t top = std::min(y, extent_[1] - rows);
+                // Of both rows of taps; 0 where the element does not touch, or has added to before.
+                std::array<T, 2> row_scales{};
+                for (int64_t row = std::max({top, y, ys.begin}); row < std::min(top + rows, ys.end); ++row) {
+                    row_scales[row - top] = scale * axes[0].value[z] * axes[1].value[row];
                 }
+                // Back, the lower row of taps reads the upper one of pixels.
+                const int64_t upper = is_forward_ ? top : top + rows - 1;
+                if (paired_ && !is_forward_) {
+                    std::swap(row_scales[0], row_scales[1]);
+                }
+                add_row(source * channel_ + offsets_[0][z] + offsets_[1][upper], grids_[0][z] + grids_[1][top],
+                        (z * extent_[1] + top) * extent_[2], axes[2], row_scales);
+            }
+        }
+    }
+
+    // Entries of the filter's taps from number `first` on.
+    void add_row(int64_t offset, int64_t grid, int64_t first, const AxisFactors<T>& axis,
+                 const std::array<T, 2>& scales) {
+        for (int64_t x = axis.range.begin; x < axis.range.end; ++x) {
+            std::vector<Tap<T>>& list = lists_[grid + grids_[2][x]];
+            int32_t& place = places_[first + x];
+            if (place == kNone) {
+                place = static_cast<int32_t>(list.size());
+                list.push_back({offset + offsets_[2][x], {}});
+                numbers_.push_back(static_cast<int32_t>(first + x));
+            }
+            for (int row = 0; row < 2; ++row) {
+                list[place].coefficients[row] += scales[row] * axis.value[x];
             }
         }
     }
 
     Axes extent_;
     int64_t kernel_count_, channel_;
+    bool is_forward_, paired_;
     std::array<std::vector<int64_t>, kAxes> offsets_, grids_;  // of a tap: the sum over the axes
     std::vector<int32_t> places_;                              // in the lists, of every tap of the filter
     std::vector<int32_t> numbers_;

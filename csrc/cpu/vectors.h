@@ -37,6 +37,15 @@ Vector<T> load(const T* from) {
     return load_as<Vector<T>>(from);
 }
 
+// Keeps a compiler from loading a vector again for each of its uses, as gcc does where instructions take operands from
+// memory.
+template <typename V>
+void keep_in_register([[maybe_unused]] V& vector) {
+#if defined(__x86_64__)
+    asm("" : "+v"(vector));
+#endif
+}
+
 template <typename V, typename T>
 void store(const V& vector, T* to) {
     std::memcpy(to, &vector, sizeof(V));
