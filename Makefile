@@ -8,7 +8,7 @@ DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 CPP := $(wildcard csrc/*.* csrc/*/*.*)
 LINTED := dcls_ops python tests benchmarks examples
 
-.PHONY: demo test test-cuda sanitize-cuda lint format bench-construction bench-shared wheel cuda clean
+.PHONY: demo test test-cuda sanitize-cuda lint format bench wheel cuda clean
 
 demo: $(VENV)/installed $(VENV)/demo
 	$(BIN)/python examples/demo.py
@@ -43,11 +43,9 @@ format: $(VENV)/requirements
 	$(BIN)/ruff format $(LINTED)
 	$(BIN)/clang-format -i $(CPP)
 
-bench-construction: $(VENV)/installed $(VENV)/oracle.installed
-	$(BIN)/python benchmarks/construction.py
-
-bench-shared: $(VENV)/installed
-	$(BIN)/python benchmarks/shared_positions.py
+# Half an hour or more on two cores; one case: $(BIN)/python -m dcls_ops bench --case NAME.
+bench: $(VENV)/installed $(VENV)/oracle.installed
+	$(BIN)/python -m dcls_ops bench --output benchmarks/results --page docs/performance.md --summary README.md
 
 # With both libraries where nvcc is found; CUDA kernels for every architecture that it and they know.
 wheel: $(VENV)/requirements

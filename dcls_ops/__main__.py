@@ -3,14 +3,19 @@
 import argparse
 
 from dcls_ops._info import info
+from dcls_ops.bench import run as bench
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dcls_ops", description="DCLS operators for PyTorch")
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("info", help="what is installed, and which operator has which backend (the default)")
-    parser.parse_args()
-    print(info())
+    bench.add_arguments(commands.add_parser("bench", help="every standard shape, beside what else computes it"))
+    arguments = parser.parse_args()
+    if arguments.command == "bench":
+        bench.main(arguments)
+    else:
+        print(info())
 
 
 if __name__ == "__main__":
