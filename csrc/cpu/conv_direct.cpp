@@ -29,7 +29,7 @@ namespace {
 // What a work item has at a time, so that it stays in a core's L2 cache: pixels of a tile, and entries of windows and
 // of results where more than one fit (128 and 256 KiB of float32).
 constexpr int64_t kTilePixels = 1 << 13;
-constexpr int64_t kWindowEntries = 1 << 15;
+constexpr int64_t kWindowEntries = 1 << 16;
 constexpr int64_t kResultEntries = 1 << 16;
 constexpr int64_t kInterleavedEntries = 1 << 13;
 // Source channels are read together until about so many taps are.

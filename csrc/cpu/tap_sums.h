@@ -94,36 +94,46 @@ void correlate_some_taps(const TapSum<T, const T>& sum, Tap<T>* taps) {
     const auto rest = static_cast<T>(sum.size[2] - whole);
 
     Vector<T> first[count]{}, second[paired ? count : 1]{};
-    const auto add_column = [&](const T* grads, const T* source, const auto& counted) {
+    // Vectors one after the other: of a row, or one above the other where taps are.
+    const auto add = [&](const T* grads, int64_t grads_step, const T* source, int64_t source_step, int64_t vectors,
+                         const auto& counted) {
         Vector<T> grad{}, grad_before{};
-        for (int64_t y = 0; y < sum.size[1] + paired; ++y) {
+        for (int64_t v = 0; v < vectors + paired; ++v) {
             grad_before = grad;
-            const bool is_inside = !paired || y < sum.size[1];
-            grad = is_inside ? load(grads + y * sum.result_layout.row) : Vector<T>{};
-            const T* from = source + y * sum.source_layout.row;
+            grad = !paired || v < vectors ? load(grads + v * grads_step) : Vector<T>{};
+            const T* from = source + v * source_step;
 #pragma GCC unroll 16
             for (int t = 0; t < count; ++t) {
                 Vector<T> pixels = load(from + taps[t].offset);
                 if (paired) {
                     keep_in_register(pixels);
-                }
-                first[t] += counted(grad * pixels);
-                if (paired) {
                     second[t] += counted(grad_before * pixels);
                 }
+                first[t] += counted(grad * pixels);
             }
         }
     };
+    const auto all = [](const Vector<T>& products) { return products; };
+    const auto before_rest = [&](const Vector<T>& products) { return lanes < rest ? products : Vector<T>{}; };
+    const int64_t grads_row = sum.result_layout.row, source_row = sum.source_layout.row;
     for (int64_t n = 0; n < sum.images; ++n) {
         for (int64_t z = 0; z < sum.size[0]; ++z) {
             const T* grads = sum.results + n * sum.result_layout.image + z * sum.result_layout.plane;
             const T* source = sum.source + n * sum.source_layout.image + z * sum.source_layout.plane;
-            for (int64_t x = 0; x < whole; x += kLanes<T>) {
-                add_column(grads + x, source + x, [](const Vector<T>& products) { return products; });
-            }
-            if (whole < sum.size[2]) {
-                add_column(grads + whole, source + whole,
-                           [&](const Vector<T>& products) { return lanes < rest ? products : Vector<T>{}; });
+            if constexpr (paired) {
+                for (int64_t x = 0; x < whole; x += kLanes<T>) {
+                    add(grads + x, grads_row, source + x, source_row, sum.size[1], all);
+                }
+                if (whole < sum.size[2]) {
+                    add(grads + whole, grads_row, source + whole, source_row, sum.size[1], before_rest);
+                }
+            } else {
+                for (int64_t y = 0; y < sum.size[1]; ++y, grads += grads_row, source += source_row) {
+                    add(grads, kLanes<T>, source, kLanes<T>, whole / kLanes<T>, all);
+                    if (whole < sum.size[2]) {
+                        add(grads + whole, 0, source + whole, 0, 1, before_rest);
+                    }
+                }
             }
         }
     }
