@@ -37,7 +37,7 @@ constexpr int64_t kTapsAtOnce = 32;
 
 // How finely work is cut where there is enough of it: into this many items at least, as long as a tile keeps
 // kSmallestTile pixels.
-constexpr int64_t kItems = 32;
+constexpr int64_t kItems = 16;
 constexpr int64_t kSmallestTile = 512;
 
 // What the workers of one call have in common.
