@@ -54,7 +54,7 @@ struct Problem {
           filters(convolution.kernel),
           parameters(prepared.pointers<T>()),
           reach(reach_of(geometry)),
-          together(images_together()) {}
+          together(interleaves_images(geometry) ? inner_loops().direct<T>().row_multiple : 1) {}
 
     // Images, or groups of those that are interleaved.
     int64_t images() const { return ceil_div(geometry.images, together); }
@@ -66,23 +66,6 @@ struct Problem {
     // Between channels of a group.
     int64_t filter(int64_t group, int64_t out_channel, int64_t in_channel) const {
         return (group * geometry.out_channels + out_channel) * geometry.in_channels + in_channel;
-    }
-
- private:
-    // Images are interleaved where this fills vectors at least half as well as rows of pixels do, because unaligned
-    // loads take twice as long, and where a channel's window still fits the L1 cache.
-    int64_t images_together() const {
-        const int64_t lanes = inner_loops().direct<T>().row_multiple, width = geometry.output[2];
-        const auto filled = [&](int64_t count) {
-            return static_cast<double>(count) / static_cast<double>(ceil_div(count, lanes) * lanes);
-        };
-        Axes window = geometry.output;
-        for (int axis = 0; axis < kAxes; ++axis) {
-            window[axis] += reach[axis];
-        }
-        const bool pays = geometry.images > 0 && width > 0 && 2 * filled(geometry.images) >= filled(width) &&
-                          product(window) * lanes <= kInterleavedEntries;
-        return pays ? lanes : 1;
     }
 };
 
@@ -378,6 +361,22 @@ class CorrelationWorker {
 };
 
 }  // namespace
+
+bool interleaves_images(const Geometry& geometry) {
+    // Where this fills vectors at least half as well as rows of pixels do, because unaligned loads take twice as long,
+    // and where a channel's window still fits the L1 cache.
+    const int64_t lanes = inner_loops().direct<float>().row_multiple, width = geometry.output[2];
+    const auto filled = [&](int64_t count) {
+        return static_cast<double>(count) / static_cast<double>(ceil_div(count, lanes) * lanes);
+    };
+    const Axes reach = reach_of(geometry);
+    int64_t window = lanes;
+    for (int axis = 0; axis < kAxes; ++axis) {
+        window *= geometry.output[axis] + reach[axis];
+    }
+    return geometry.images > 0 && width > 0 && 2 * filled(geometry.images) >= filled(width) &&
+           window <= kInterleavedEntries;
+}
 
 Tensor conv_direct(const Convolution& convolution, const OptionalTensor& bias) {
     const auto& [input, weight, positions, sigma, kernel_arguments, arguments] = convolution;

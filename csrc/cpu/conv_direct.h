@@ -2,8 +2,12 @@
 #pragma once
 
 #include "../conv.h"
+#include "../geometry.h"
 
 namespace dcls::cpu {
+
+// Whether images lie interleaved in memory while they are summed, so that all loads are aligned.
+bool interleaves_images(const Geometry& geometry);
 
 Tensor conv_direct(const Convolution& convolution, const OptionalTensor& bias);
 

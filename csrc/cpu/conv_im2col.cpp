@@ -376,23 +376,7 @@ void add_contractions(const Problem<T>& problem, const std::vector<Contraction<T
 
 }  // namespace
 
-double im2col_cost(const Convolution& convolution, Pass pass) {
-    const KernelArguments& kernel_arguments = convolution.kernel;
-    const Geometry geometry(kernel_arguments, convolution.arguments, batched(convolution.input, convolution.arguments));
-    const Axes tile = forward_tiles(geometry).size();
-    // Multiply-adds of the passes. The pass along one axis also makes what the later ones read around the tile.
-    double multiply_adds = 0, surplus = 1;
-    for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
-        // Widths are not looked at: the default Gaussian of half a tap is not 0 at 14 taps.
-        const int64_t reach = has_sigma(kernel_arguments.version) ? 14 : 2;
-        const int64_t taps = std::min(reach, geometry.kernel_size[axis]);
-        multiply_adds += static_cast<double>(taps) * surplus;
-        surplus *= 1 + static_cast<double>(taps - 1) / static_cast<double>(std::max<int64_t>(tile[axis], 1));
-    }
-    const double column = pass == Pass::forward ? 34 : 46;  // to set up, write and read a value, whatever the taps
-    return static_cast<double>(geometry.kernel_count) *
-           (static_cast<double>(geometry.out_channels) + column + 2.4 * multiply_adds);
-}
+Axes im2col_tile(const Geometry& geometry) { return forward_tiles(geometry).size(); }
 
 Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias) {
     const auto& [input, weight, positions, sigma, kernel_arguments, arguments] = convolution;

@@ -2,11 +2,12 @@
 #pragma once
 
 #include "../conv.h"
+#include "../geometry.h"
 
 namespace dcls::cpu {
 
-// An estimate, for one in channel and output pixel, in multiply-adds of a large matrix product.
-double im2col_cost(const Convolution& convolution, Pass pass);
+// Pixels along each axis of the tiles that are interpolated at a time, forward.
+Axes im2col_tile(const Geometry& geometry);
 
 Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias);
 

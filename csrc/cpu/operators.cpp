@@ -1,10 +1,11 @@
-// The operators on the CPU, and the rule of method "auto" there.
+// The operators on the CPU.
 #include "../operators.h"
 
 #include "../aten_convolution.h"
 #include "construct_kernel.h"
 #include "conv_direct.h"
 #include "conv_im2col.h"
+#include "costs.h"
 #include "depthwise_conv.h"
 
 #include <algorithm>
@@ -12,21 +13,10 @@
 namespace dcls::cpu {
 namespace {
 
-// The rule behind method "auto": the cheaper of the methods, each by its estimated cost for one in channel and output
-// pixel in multiply-adds of a large matrix product. The constants are fitted to `make bench-shared` on one processor
-// with AVX-512; benchmarks/results/shared-positions-cpu.json has the times of both methods and of "auto".
-double construct_cost(const KernelArguments& kernel, const ConvArguments& conv, Pass pass) {
-    double taps = 1;
-    for (const auto extent : kernel.kernel_size) {
-        taps *= static_cast<double>(extent);
-    }
-    const int64_t out_channels = kernel.out_channels / conv.groups;
-    if (out_channels > 1) {
-        return (pass == Pass::forward ? 0.65 : 0.85) * taps * static_cast<double>(out_channels);
-    }
-    // Depthwise: aten's fast kernels have no backward, and stop at a padding of 6.
-    const bool is_fast = pass == Pass::forward && *std::max_element(conv.padding.begin(), conv.padding.end()) <= 6;
-    return (is_fast ? 2 : pass == Pass::forward ? 22 : 15) * taps;
+bool is_small(const Tensor& kernel, const ConvArguments& arguments) {
+    return kernel.dim() == 4 && kernel.scalar_type() != ScalarType::Double &&
+           kernel.size(2) * kernel.size(3) <= kMostTapsOfSmall &&
+           std::ranges::max(arguments.padding) <= kMostPaddingOfFastAten;
 }
 
 struct Backend {
@@ -34,10 +24,11 @@ struct Backend {
     static constexpr auto construct_kernel_backward = cpu::construct_kernel_backward;
 
     static Method choose_method(const Convolution& convolution, Pass pass) {
-        const bool is_cheaper =
-            convolution.kernel.shared_positions &&
-            im2col_cost(convolution, pass) < construct_cost(convolution.kernel, convolution.arguments, pass);
-        return is_cheaper ? Method::im2col : Method::construct;
+        const double construct = construct_cost(convolution, pass), direct = direct_cost(convolution, pass);
+        if (convolution.kernel.shared_positions && im2col_cost(convolution, pass) < std::min(construct, direct)) {
+            return Method::im2col;
+        }
+        return direct < construct ? Method::direct : Method::construct;
     }
 
     static Tensor conv(Method method, const Convolution& convolution, const OptionalTensor& bias) {
@@ -51,7 +42,7 @@ struct Backend {
 
     static Tensor dense(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
                         const ConvArguments& arguments) {
-        return is_depthwise(input, sizes(kernel), arguments)
+        return is_depthwise(input, sizes(kernel), arguments) && !is_small(kernel, arguments)
                    ? depthwise_conv(input, cast(kernel, input.scalar_type()), bias, arguments)
                    : aten_dense(input, kernel, bias, arguments);
     }

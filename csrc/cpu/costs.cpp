@@ -1,0 +1,115 @@
+#include "costs.h"
+
+#include "../aten_convolution.h"
+#include "../geometry.h"
+#include "conv_direct.h"
+#include "conv_im2col.h"
+
+namespace dcls::cpu {
+namespace {
+
+// Of the two passes; backward is all gradients.
+struct Constant {
+    double forward, backward;
+
+    double operator()(Pass pass) const { return pass == Pass::forward ? forward : backward; }
+};
+
+Geometry geometry_of(const Convolution& convolution) {
+    return {convolution.kernel, convolution.arguments, batched(convolution.input, convolution.arguments)};
+}
+
+bool is_depthwise(const Geometry& geometry) { return geometry.in_channels == 1 && geometry.out_channels == 1; }
+
+// Taps that an element touches along an axis, as a rule: widths are not looked at. The default Gaussian of half a tap
+// is not 0 at 14 taps, the default triangle of "max" at 2.
+int64_t usual_taps(Version version, int64_t extent) {
+    return std::min<int64_t>(version == Version::gauss ? 14 : version == Version::max ? 3 : 2, extent);
+}
+
+double touched_by_element(const Convolution& convolution) {
+    double taps = 1;
+    for (const auto extent : convolution.kernel.kernel_size) {
+        taps *= static_cast<double>(usual_taps(convolution.kernel.version, extent));
+    }
+    return taps;
+}
+
+// Pixels that share what is done once for a filter.
+double pixels(const Geometry& geometry) {
+    return std::max(1.0, static_cast<double>(geometry.images) * static_cast<double>(product(geometry.output)));
+}
+
+// Of the taps of a kernel, those that are inside the input for an output pixel, on average.
+double taps_inside(const Geometry& geometry) {
+    double taps = 1;
+    for (int axis = 0; axis < kAxes; ++axis) {
+        int64_t inside = 0;
+        for (int64_t tap = 0; tap < geometry.kernel_size[axis]; ++tap) {
+            const int64_t first = tap - geometry.padding[axis], step = geometry.stride[axis];
+            const int64_t begin = std::max<int64_t>(ceil_div(-first, step), 0);
+            const int64_t end = std::min(ceil_div(geometry.input[axis] - first, step), geometry.output[axis]);
+            inside += std::max<int64_t>(end - begin, 0);
+        }
+        taps *= static_cast<double>(inside) / static_cast<double>(std::max<int64_t>(geometry.output[axis], 1));
+    }
+    return taps;
+}
+
+}  // namespace
+
+double construct_cost(const Convolution& convolution, Pass pass) {
+    // Once for a filter: an element's factors, and a multiply-add for each of its taps.
+    constexpr Constant kElement{2000, 5000}, kElementTap{10, 30};
+    // Depthwise, by our own kernel, or PyTorch's for small ones.
+    constexpr Constant kDepthwiseTap{0.75, 1.2}, kDepthwisePixel{35, 60}, kSmallDepthwisePixel{20, 60};
+    // Otherwise PyTorch's convolution, which with more than a padding of 6 writes out columns for a matrix product.
+    constexpr Constant kTap{0.6, 0.7}, kColumnTap{0.6, 1.05}, kColumn{30, 55};
+    const Geometry geometry = geometry_of(convolution);
+    const auto taps = static_cast<double>(product(geometry.kernel_size));
+    const auto out_channels = static_cast<double>(geometry.out_channels);
+    const bool has_columns = std::ranges::max(geometry.padding) > kMostPaddingOfFastAten;
+    const double filter = static_cast<double>(geometry.kernel_count) *
+                          (kElement(pass) + kElementTap(pass) * touched_by_element(convolution)) / pixels(geometry);
+    double convolving = 0;
+    if (is_depthwise(geometry)) {
+        const bool is_small = taps <= kMostTapsOfSmall && !has_columns;
+        convolving = (is_small ? kSmallDepthwisePixel(pass) : kDepthwisePixel(pass)) +
+                     kDepthwiseTap(pass) * taps_inside(geometry);
+    } else {
+        convolving = taps * (has_columns ? kColumnTap(pass) * out_channels + kColumn(pass) : kTap(pass) * out_channels);
+    }
+    return filter * out_channels + convolving;
+}
+
+double direct_cost(const Convolution& convolution, Pass pass) {
+    constexpr Constant kTap{1.1, 1.25}, kAlignedTap{0.7, 0.8}, kDepthwiseTap{0.85, 1.3}, kPixel{60, 70};
+    // Once for a filter, to list its taps.
+    constexpr Constant kListedTap{1000, 1500};
+    const Geometry geometry = geometry_of(convolution);
+    const double touched = static_cast<double>(geometry.kernel_count) * touched_by_element(convolution);
+    const double taps = std::min(touched, static_cast<double>(product(geometry.kernel_size)));
+    const double tap = is_depthwise(geometry)         ? kDepthwiseTap(pass)
+                       : interleaves_images(geometry) ? kAlignedTap(pass)
+                                                      : kTap(pass);
+    const double filter = tap * taps + kListedTap(pass) * touched / pixels(geometry);
+    return static_cast<double>(geometry.out_channels) * filter + kPixel(pass);
+}
+
+double im2col_cost(const Convolution& convolution, Pass pass) {
+    constexpr Constant kColumn{45, 75};  // to set up, write and read a value, whatever the taps
+    constexpr double kTap = 2.4;
+    const Geometry geometry = geometry_of(convolution);
+    const Axes tile = im2col_tile(geometry);
+    // Multiply-adds of the passes. The pass along one axis also makes what the later ones read around the tile.
+    double multiply_adds = 0, surplus = 1;
+    for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
+        const int64_t taps = usual_taps(convolution.kernel.version, geometry.kernel_size[axis]);
+        multiply_adds += static_cast<double>(taps) * surplus;
+        surplus *= 1 + static_cast<double>(taps - 1) / static_cast<double>(std::max<int64_t>(tile[axis], 1));
+    }
+    return static_cast<double>(geometry.kernel_count) *
+           (static_cast<double>(geometry.out_channels) + kColumn(pass) + kTap * multiply_adds);
+}
+
+}  // namespace dcls::cpu
