@@ -6,6 +6,7 @@
 #pragma once
 
 #include "depthwise_loops.h"
+#include "filter_loops.h"
 
 #include <type_traits>
 
@@ -14,6 +15,8 @@ namespace dcls::cpu {
 struct InnerLoops {
     DepthwiseLoops<float> depthwise_float;
     DepthwiseLoops<double> depthwise_double;
+    std::array<FilterLoops<float>, kVersionCount> filters_float;
+    std::array<FilterLoops<double>, kVersionCount> filters_double;
 
     template <typename T>
     const DepthwiseLoops<T>& depthwise() const {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
@@ -35,6 +36,25 @@ V load_as(const T* from) {
 template <typename T>
 Vector<T> load(const T* from) {
     return load_as<Vector<T>>(from);
+}
+
+template <typename T, typename V, int... lanes>
+auto add_halves(const V& vector, std::integer_sequence<int, lanes...>) {
+    return __builtin_shufflevector(vector, vector, lanes...) +
+           __builtin_shufflevector(vector, vector, static_cast<int>(sizeof...(lanes)) + lanes...);
+}
+
+// Of a vector of T, or of a single T.
+template <typename T, typename V>
+T sum_lanes(const V& vector) {
+    constexpr int count = sizeof(V) / sizeof(T);
+    if constexpr (count == 1) {
+        return load_as<T>(&vector);
+    } else if constexpr (count == 2) {
+        return vector[0] + vector[1];
+    } else {
+        return sum_lanes<T>(add_halves<T>(vector, std::make_integer_sequence<int, count / 2>()));
+    }
 }
 
 template <typename V, typename T>
