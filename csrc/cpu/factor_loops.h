@@ -1,20 +1,24 @@
 // Tabulation of the factors of a filter's elements (filter_loops.h), a vector of taps at a time.
 #pragma once
 
+#include "columns.h"
 #include "filter_loops.h"
-#include "vectors.h"
 
 #include <algorithm>
 #include <cmath>
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
+// Converted when compiling: the other way would be a conversion of integers for every vector.
+template <typename T>
+constexpr T kLaneNumbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 // The taps with a factor or a derivative that is not 0.
 template <Version version, typename T>
 TapRange taps_to_tabulate(T position, T sigma, int64_t extent) {
     if constexpr (version == Version::gauss) {
         // The derivatives of exp(-z^2 / 2) are NaN for an infinite z, though it is 0 itself.
-        if (!std::isfinite((std::abs(position) + static_cast<T>(extent)) / sigma)) {
+        if (!std::isfinite((std::abs(position) + static_cast<T>(extent)) * (T(1) / sigma))) {
             return {0, extent};
         }
     }
@@ -23,31 +27,31 @@ TapRange taps_to_tabulate(T position, T sigma, int64_t extent) {
 
 template <Version version, bool with_derivatives, typename T>
 void tabulate_axis(AxisFactors<T>& factors, int64_t extent, T centred_position, T sigma) {
+    using V = Columns<version, T>;
     const T position = centred_position + static_cast<T>(extent / 2);
     const T inward = inward_side(position, extent);
     const TapRange range = taps_to_tabulate<version>(position, sigma, extent);
     T *const value = factors.value, *const d_position = factors.d_position, *const d_sigma = factors.d_sigma;
-    // Vector units convert 32-bit integers to floating point, but few convert 64-bit ones.
-    const auto begin = static_cast<int32_t>(range.begin), end = static_cast<int32_t>(range.end);
-    constexpr auto lanes = static_cast<int32_t>(kLanes<T>);
-    Vector<T> value_sum{}, d_position_sum{}, d_sigma_sum{};
-    for (int32_t first = begin / lanes * lanes; first < end; first += lanes) {
+    const auto begin = static_cast<T>(range.begin), end = static_cast<T>(range.end);
+    V value_sum{}, d_position_sum{}, d_sigma_sum{};
+    for_each_columns<V, T>(range, [&](int64_t first) {
 #pragma omp simd
-        for (int32_t tap = first; tap < first + lanes; ++tap) {
-            const Factor<T> factor = interpolate<version>(static_cast<T>(tap), position, sigma, inward);
+        for (int lane = 0; lane < kCount<V, T>; ++lane) {
+            const T tap = static_cast<T>(first) + kLaneNumbers<T>[lane];
+            const Factor<T> factor = interpolate<version>(tap, position, sigma, inward);
             const bool is_touched = tap >= begin && tap < end;
-            value[tap] = is_touched ? factor.value : T(0);
+            value[first + lane] = is_touched ? factor.value : T(0);
             if constexpr (with_derivatives) {
-                d_position[tap] = is_touched ? factor.d_position : T(0);
-                d_sigma[tap] = is_touched ? factor.d_sigma : T(0);
+                d_position[first + lane] = is_touched ? factor.d_position : T(0);
+                d_sigma[first + lane] = is_touched ? factor.d_sigma : T(0);
             }
         }
-        value_sum += load(value + first);
-        if constexpr (with_derivatives) {
-            d_position_sum += load(d_position + first);
-            d_sigma_sum += load(d_sigma + first);
+        value_sum += load_as<V>(value + first);
+        if constexpr (with_derivatives && is_normalised(version)) {
+            d_position_sum += load_as<V>(d_position + first);
+            d_sigma_sum += load_as<V>(d_sigma + first);
         }
-    }
+    });
     factors.range = range;
     factors.sums.value = sum_lanes<T>(value_sum);
     if constexpr (with_derivatives && is_normalised(version)) {

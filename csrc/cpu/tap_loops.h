@@ -1,40 +1,18 @@
 // From the factors of a filter's elements to its taps, and from a gradient of the taps back (filter_loops.h).
 //
-// An element that touches two or three taps an axis is visited tap by tap, in place. A wider one is visited a vector of
-// columns at a time, in a copy of the filter with rows of whole vectors: no row has a rest, and a vector that one
-// element stores is what the next one loads. The factors of an element are 0 in the part of a vector it does not touch.
+// Wide elements (columns.h) are visited in a copy of the filter with rows of whole vectors: no row has a rest, and a
+// vector that one element stores is what the next one loads. Narrow ones are visited in place.
 //
 // Bound by a load, a multiply-add and a store a vector and row of an element; back, by one load and three
 // multiply-adds.
 #pragma once
 
+#include "columns.h"
 #include "filter_loops.h"
-#include "vectors.h"
 
 #include <algorithm>
-#include <type_traits>
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
-
-constexpr bool is_wide(Version version) { return has_sigma(version); }
-
-// What is visited at a time.
-template <Version version, typename T>
-using Columns = std::conditional_t<is_wide(version), Vector<T>, T>;
-
-template <typename T>
-int64_t padded_width(const FilterElements<T>& elements) {
-    return ceil_div(elements.extent[2], kLanes<T>) * kLanes<T>;
-}
-
-// Calls body(column) for the first of the columns V, wherever they meet the range.
-template <typename V, typename T, typename Body>
-void for_each_columns(TapRange range, const Body& body) {
-    constexpr int64_t count = sizeof(V) / sizeof(T);
-    for (int64_t x = range.begin / count * count; x < range.end; x += count) {
-        body(x);
-    }
-}
 
 template <int bytes = kVectorBytes, typename T>
 void copy_row(const T* from, int64_t count, T* to) {
