@@ -54,14 +54,14 @@ class ParameterGradients {
         const Contraction<T>* contractions = contract_filter(grad_taps, factors.elements());
         for (int64_t k = 0; k < filters_.kernel_count; ++k) {
             const int64_t element = filter * filters_.kernel_count + k;
-            const AxisFactors<T>* axes = factors.element(k);
+            const std::array<AxisSums<T>, kAxes> axis_sums = sums(factors.element(k));
             Contraction<T> normalised;
-            normalised.add(contractions[k], T(1) / normalisation<version>(sums(axes)));
+            normalised.add(contractions[k], T(1) / normalisation<version>(axis_sums));
             if (grad_weight != nullptr) {
                 grad_weight[element] = normalised.value;
             }
             for (int axis = filters_.first_axis; axis < kAxes; ++axis) {
-                const AxisGradients<version, T> axis_gradients(normalised, sums(axes), axis);
+                const AxisGradients<version, T> axis_gradients(normalised, axis_sums, axis);
                 const int64_t at = (axis - filters_.first_axis) * axis_stride + element;
                 if (grad_positions != nullptr) {
                     grad_positions[at] = parameters_.weight[element] * axis_gradients.position;

@@ -44,11 +44,12 @@ template <typename V, typename T>
 void add_outer_product(const AxisFactors<T>* axes, T scale, T* taps, int64_t height, int64_t width) {
     const AxisFactors<T>&z = axes[0], &y = axes[1], &x = axes[2];
     for_each_columns<V, T>(x.range, [&](int64_t column) {
-        const V factor = load_as<V>(x.value + column) * scale;
+        const V column_factor = load_as<V>(x.value + column) * scale;
         for (int64_t i = z.range.begin; i < z.range.end; ++i) {
+            const V factor = column_factor * z.value[i];
             T* at = taps + (i * height + y.range.begin) * width + column;
             for (int64_t j = y.range.begin; j < y.range.end; ++j, at += width) {
-                store(load_as<V>(at) + z.value[i] * y.value[j] * factor, at);
+                store(load_as<V>(at) + factor * y.value[j], at);
             }
         }
     });
@@ -106,8 +107,10 @@ Contraction<V> contract_columns(const T* taps, const AxisFactors<T>* axes, int64
     return columns;
 }
 
+// Always inlined, so that the sums stay in registers.
 template <int first_axis, Version version, typename V, typename T>
-Contraction<T> contract_element(const T* taps, const AxisFactors<T>* axes, int64_t height, int64_t width) {
+[[gnu::always_inline]] inline void contract_element(const T* taps, const AxisFactors<T>* axes, int64_t height,
+                                                    int64_t width, Contraction<T>& result) {
     const AxisFactors<T>& x = axes[2];
     Contraction<V> sums;
     for_each_columns<V, T>(x.range, [&](int64_t column) {
@@ -123,7 +126,6 @@ Contraction<T> contract_element(const T* taps, const AxisFactors<T>* axes, int64
             sums.d_sigma[2] += load_as<V>(x.d_sigma + column) * columns.value;
         }
     });
-    Contraction<T> result;
     result.value = sum_lanes<T>(sums.value);
     for (int axis = first_axis; axis < kAxes; ++axis) {
         result.d_position[axis] = sum_lanes<T>(sums.d_position[axis]);
@@ -131,14 +133,13 @@ Contraction<T> contract_element(const T* taps, const AxisFactors<T>* axes, int64
             result.d_sigma[axis] = sum_lanes<T>(sums.d_sigma[axis]);
         }
     }
-    return result;
 }
 
 template <int first_axis, Version version, typename T>
 void contract_elements(const FilterElements<T>& elements, const T* taps, int64_t width, Contraction<T>* contractions) {
     for (int64_t k = 0; k < elements.count; ++k) {
-        contractions[k] = contract_element<first_axis, version, Columns<version, T>>(taps, elements.axes + k * kAxes,
-                                                                                     elements.extent[1], width);
+        contract_element<first_axis, version, Columns<version, T>>(taps, elements.axes + k * kAxes, elements.extent[1],
+                                                                   width, contractions[k]);
     }
 }
 
