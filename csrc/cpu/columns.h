@@ -2,7 +2,7 @@
 // a vector at a time, from the multiple of a vector before its first tap. Its factors are 0 where it does not touch.
 #pragma once
 
-#include "filter_loops.h"
+#include "../interpolation.h"
 #include "vectors.h"
 
 #include <type_traits>
@@ -18,16 +18,11 @@ using Columns = std::conditional_t<is_wide(version), Vector<T>, T>;
 template <typename V, typename T>
 constexpr int64_t kCount = sizeof(V) / sizeof(T);
 
-template <typename T>
-int64_t padded_width(const FilterElements<T>& elements) {
-    return ceil_div(elements.extent[2], kLanes<T>) * kLanes<T>;
-}
-
-// Calls body(column) for the first of the columns V, wherever they meet the range.
+// Calls body(column) for the first of the columns in every V that meets the range.
 template <typename V, typename T, typename Body>
 void for_each_columns(TapRange range, const Body& body) {
-    for (int64_t x = range.begin / kCount<V, T> * kCount<V, T>; x < range.end; x += kCount<V, T>) {
-        body(x);
+    for (int64_t column = range.begin / kCount<V, T> * kCount<V, T>; column < range.end; column += kCount<V, T>) {
+        body(column);
     }
 }
 

@@ -1,11 +1,11 @@
 // Construction of dense kernels on the CPU.
 //
-// One filter (out channel, in channel) at a time: K(L_1 + .. + L_d) per-axis factors are tabulated, then each element
-// adds the outer product of its factors to the filter's L_1 x .. x L_d taps, limited to the taps it touches. Backward
-// contracts the filter's gradient with the same factors, one axis at a time. A filter belongs to one thread and its
-// elements are visited in order, so results do not depend on the number of threads; scratch memory is one filter's.
-// Bound by the factors (exponentials for "gauss") at small kernels and by 1 (forward) or 3 (backward) multiply-adds per
-// element and tap at large ones.
+// One filter (out channel, in channel) at a time: K(L_1 + .. + L_d) per-axis factors are tabulated (factor_loops.h),
+// then each element adds the outer product of its factors to the filter's L_1 x .. x L_d taps, limited to the taps it
+// touches (tap_loops.h). Backward contracts the filter's gradient with the same factors. A filter belongs to one thread
+// and its elements are visited in order, so results do not depend on the number of threads; scratch memory is one
+// filter's. Bound by the factors (exponentials for "gauss") at small kernels and by 1 (forward) or 3 (backward)
+// multiply-adds per element and tap at large ones.
 //
 // Every filter is treated as three-dimensional (filter_factors.h); backward skips missing axes.
 #include "construct_kernel.h"

@@ -64,7 +64,7 @@ void tabulate_axis(AxisFactors<T>& factors, int64_t extent, T centred_position, 
 template <typename T>
 void touch_every_tap(const FilterElements<T>& elements, AxisFactors<T>* axes) {
     for (int axis = elements.first_axis; axis < kAxes; ++axis) {
-        const int64_t extent = elements.extent[axis], room = ceil_div(extent, kLanes<T>) * kLanes<T>;
+        const int64_t extent = elements.extent[axis], room = round_up(extent, kLanes<T>);
         for (T* factors : {axes[axis].value, axes[axis].d_position, axes[axis].d_sigma}) {
             std::fill(factors, factors + axes[axis].range.begin, T(0));
             std::fill(factors + axes[axis].range.end, factors + room, T(0));

@@ -16,7 +16,7 @@ class FilterFactors {
         : loops_(filter_loops<T>(version)), axes_(kernel_count * kAxes) {
         Axes room{};
         for (int axis = 0; axis < kAxes; ++axis) {
-            room[axis] = ceil_div(extent[axis], loops_.lanes) * loops_.lanes;
+            room[axis] = round_up(extent[axis], loops_.lanes);
         }
         storage_.resize(kernel_count * (room[0] + room[1] + room[2]) * 3);
         T* next = storage_.data();
@@ -57,7 +57,7 @@ std::array<AxisSums<T>, kAxes> sums(const AxisFactors<T>* axes) {
 template <Version version, typename T>
 AlignedVector<T> padded_taps(const Filters& filters) {
     const int64_t lanes = filter_loops<T>(version).lanes;
-    return AlignedVector<T>(filters.extent[0] * filters.extent[1] * ceil_div(filters.extent[2], lanes) * lanes);
+    return AlignedVector<T>(filters.extent[0] * filters.extent[1] * round_up(filters.extent[2], lanes));
 }
 
 }  // namespace dcls::cpu

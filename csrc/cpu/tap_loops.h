@@ -11,9 +11,11 @@
 #include "filter_loops.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
+// The last vector is one that ends with the row, whether or not it starts where another one ended.
 template <int bytes = kVectorBytes, typename T>
 void copy_row(const T* from, int64_t count, T* to) {
     constexpr int64_t lanes = bytes / sizeof(T);
@@ -31,7 +33,6 @@ void copy_row(const T* from, int64_t count, T* to) {
     }
 }
 
-// The width of a row is where it starts in both.
 template <typename T>
 void copy_rows(const FilterElements<T>& elements, const T* from, int64_t from_width, T* to, int64_t to_width) {
     for (int64_t row = 0; row < elements.extent[0] * elements.extent[1]; ++row) {
@@ -58,13 +59,17 @@ void add_outer_product(const AxisFactors<T>* axes, T scale, T* taps, int64_t hei
 template <Version version, typename T>
 void sum_outer_products(const FilterElements<T>& elements, const T* weight, T* padded, T* taps) {
     const int64_t height = elements.extent[1], width = elements.extent[2], rows = elements.extent[0] * height;
-    const int64_t sums_width = is_wide(version) ? padded_width(elements) : width;
+    const int64_t sums_width = is_wide(version) ? round_up(elements.extent[2], kLanes<T>) : width;
     T* const sums = is_wide(version) ? padded : taps;
     std::fill_n(sums, rows * sums_width, T(0));
     for (int64_t k = 0; k < elements.count; ++k) {
         const AxisFactors<T>* axes = elements.axes + k * kAxes;
         const T scale = weight[k] / normalisation<version, T>({axes[0].sums, axes[1].sums, axes[2].sums});
-        add_outer_product<Columns<version, T>>(axes, scale, sums, height, sums_width);
+        if (std::isfinite(scale)) {
+            add_outer_product<Columns<version, T>>(axes, scale, sums, height, sums_width);
+        } else {  // 0 times it is NaN: not for taps that are not touched
+            add_outer_product<T>(axes, scale, sums, height, sums_width);
+        }
     }
     if constexpr (is_wide(version)) {
         copy_rows(elements, padded, sums_width, taps, width);
@@ -147,9 +152,9 @@ template <Version version, typename T>
 void contract(const FilterElements<T>& elements, const T* grad_taps, T* padded, Contraction<T>* contractions) {
     int64_t width = elements.extent[2];
     if constexpr (is_wide(version)) {
-        copy_rows(elements, grad_taps, width, padded, padded_width(elements));
+        copy_rows(elements, grad_taps, width, padded, round_up(elements.extent[2], kLanes<T>));
         grad_taps = padded;
-        width = padded_width(elements);
+        width = round_up(elements.extent[2], kLanes<T>);
     }
     switch (elements.first_axis) {
         case 0:
