@@ -23,6 +23,12 @@ DCLS_HOST_DEVICE constexpr I ceil_div(I a, std::type_identity_t<I> b) {
     return -floor_div(-a, b);
 }
 
+// To a multiple of b.
+template <typename I>
+DCLS_HOST_DEVICE constexpr I round_up(I a, std::type_identity_t<I> b) {
+    return ceil_div(a, b) * b;
+}
+
 DCLS_HOST_DEVICE constexpr int64_t product(const Axes& axes) { return axes[0] * axes[1] * axes[2]; }
 
 }  // namespace dcls

@@ -2,7 +2,8 @@
 // gradient of the dense kernel. Shared by the CPU and CUDA kernels. Missing leading axes have the factor 1.
 #pragma once
 
-#include "geometry.h"
+#include "axes.h"
+#include "interpolation.h"
 
 namespace dcls {
 
@@ -21,7 +22,7 @@ DCLS_HOST_DEVICE T normalisation(const std::array<AxisSums<T>, kAxes>& sums) {
 // factor of one axis replaced by a derivative.
 template <typename T>
 struct Contraction {
-    T value = 0;
+    T value{};
     std::array<T, kAxes> d_position{}, d_sigma{};
 
     DCLS_HOST_DEVICE void add(const Contraction& other, T scale) {

@@ -15,6 +15,7 @@
 namespace dcls {
 
 enum class Version { v0, v1, max, gauss };
+constexpr int kVersionCount = 4;
 
 DCLS_HOST_DEVICE constexpr bool has_sigma(Version version) {
     return version == Version::max || version == Version::gauss;

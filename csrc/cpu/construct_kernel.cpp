@@ -1,11 +1,11 @@
 // Construction of dense kernels on the CPU.
 //
-// One filter (out channel, in channel) at a time: K(L_1 + .. + L_d) per-axis factors are tabulated, then each element
-// adds the outer product of its factors to the filter's L_1 x .. x L_d taps, limited to the taps it touches. Backward
-// contracts the filter's gradient with the same factors, one axis at a time. A filter belongs to one thread and its
-// elements are visited in order, so results do not depend on the number of threads; scratch memory is one filter's.
-// Bound by the factors (exponentials for "gauss") at small kernels and by 1 (forward) or 3 (backward) multiply-adds per
-// element and tap at large ones.
+// One filter (out channel, in channel) at a time: K(L_1 + .. + L_d) per-axis factors are tabulated (factor_loops.h),
+// then each element adds the outer product of its factors to the filter's L_1 x .. x L_d taps, limited to the taps it
+// touches (tap_loops.h). Backward contracts the filter's gradient with the same factors. A filter belongs to one thread
+// and its elements are visited in order, so results do not depend on the number of threads; scratch memory is one
+// filter's. Bound by the factors (exponentials for "gauss") at small kernels and by 1 (forward) or 3 (backward)
+// multiply-adds per element and tap at large ones.
 //
 // Every filter is treated as three-dimensional (filter_factors.h); backward skips missing axes.
 #include "construct_kernel.h"
@@ -34,34 +34,13 @@ void for_each_filter(const Filters& filters, const Parameters<T>& parameters, co
     });
 }
 
-// taps += scale * the outer product of the element's factors.
-template <typename T>
-void add_outer_product(const Filters& filters, const AxisFactors<T>* axes, T scale, T* taps) {
-    const int64_t height = filters.extent[1], width = filters.extent[2];
-    const T* factor = axes[2].value;
-    for (int64_t z = axes[0].range.begin; z < axes[0].range.end; ++z) {
-        for (int64_t y = axes[1].range.begin; y < axes[1].range.end; ++y) {
-            const T row_scale = scale * axes[0].value[z] * axes[1].value[y];
-            T* row = taps + (z * height + y) * width;
-#pragma omp simd
-            for (int64_t x = axes[2].range.begin; x < axes[2].range.end; ++x) {
-                row[x] += row_scale * factor[x];
-            }
-        }
-    }
-}
-
 template <Version version, typename T>
 void forward(const Filters& filters, const Parameters<T>& parameters, T* kernel) {
+    const FilterLoops<T>& loops = filter_loops<T>(version);
     for_each_filter<version, T, false>(filters, parameters, [&] {
-        return [&](int64_t filter, const auto& factors) {
-            T* taps = kernel + filter * filters.tap_count;
-            const T* weight = parameters.weight + filter * filters.kernel_count;
-            std::fill_n(taps, filters.tap_count, T(0));
-            for (int64_t k = 0; k < filters.kernel_count; ++k) {
-                const AxisFactors<T>* axes = factors.element(k);
-                add_outer_product(filters, axes, weight[k] / normalisation<version>(sums(axes)), taps);
-            }
+        return [&, padded = padded_taps<version, T>(filters)](int64_t filter, const auto& factors) mutable {
+            loops.sum_outer_products(factors.elements(), parameters.weight + filter * filters.kernel_count,
+                                     padded.data(), kernel + filter * filters.tap_count);
         };
     });
 }

@@ -21,6 +21,8 @@
 #include "parallel.h"
 #include "separable.h"
 
+#include <numeric>
+
 namespace dcls::cpu {
 namespace {
 

@@ -7,10 +7,10 @@
 #pragma once
 
 #include "../axes.h"
+#include "alignment.h"
 
 namespace dcls::cpu {
 
-constexpr int64_t kBufferAlignment = 64;
 constexpr int64_t kMostLanes = 16;
 
 enum class Storage { float64, float32, float16, bfloat16 };

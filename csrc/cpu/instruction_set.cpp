@@ -76,6 +76,16 @@ const InnerLoops& inner_loops() {
     return *choice().set->loops;
 }
 
+template <>
+const FilterLoops<float>& filter_loops(Version version) {
+    return inner_loops().filters_float[static_cast<int>(version)];
+}
+
+template <>
+const FilterLoops<double>& filter_loops(Version version) {
+    return inner_loops().filters_double[static_cast<int>(version)];
+}
+
 }  // namespace dcls::cpu
 
 // The name of the instruction set in use, or what is wrong with the one asked for; read by `python -m dcls_ops info`.

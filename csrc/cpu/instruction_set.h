@@ -7,6 +7,7 @@
 
 #include "depthwise_loops.h"
 #include "direct_loops.h"
+#include "filter_loops.h"
 
 #include <type_traits>
 
@@ -17,6 +18,8 @@ struct InnerLoops {
     DepthwiseLoops<double> depthwise_double;
     DirectLoops<float> direct_float;
     DirectLoops<double> direct_double;
+    std::array<FilterLoops<float>, kVersionCount> filters_float;
+    std::array<FilterLoops<double>, kVersionCount> filters_double;
 
     template <typename T>
     const DepthwiseLoops<T>& depthwise() const {

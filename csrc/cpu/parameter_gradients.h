@@ -5,86 +5,25 @@
 
 namespace dcls::cpu {
 
-// out[j] = sum over the range's i of factor[i] * rows[i][j]: contracts the leading axis of `rows`.
-template <typename T>
-void contract(const T* __restrict rows, const T* __restrict factor, TapRange range, std::vector<T>& out) {
-    const auto columns = static_cast<int64_t>(out.size());
-    T* __restrict sums = out.data();
-    std::fill_n(sums, columns, T(0));
-    for (int64_t i = range.begin; i < range.end; ++i) {
-        const T scale = factor[i];
-        const T* __restrict row = rows + i * columns;
-        for (int64_t j = 0; j < columns; ++j) {
-            sums[j] += scale * row[j];
-        }
-    }
-}
-
-template <typename T>
-T dot(const T* a, const T* b, TapRange range) {
-    T sum = 0;
-    for (int64_t i = range.begin; i < range.end; ++i) {
-        sum += a[i] * b[i];
-    }
-    return sum;
-}
-
-// Contracts the gradient of a filter's taps with one element, at the taps that the element touches.
+// Contracts the gradient of a filter's taps with its elements, at the taps that they touch.
 template <Version version, typename T>
 class Contractor {
  public:
     explicit Contractor(const Filters& filters)
-        : first_axis_(filters.first_axis),
-          plane_(filters.extent[1] * filters.extent[2]),
-          derivative_plane_(plane_.size()),
-          row_(filters.extent[2]),
-          derivative_row_(row_.size()) {}
+        : loops_(filter_loops<T>(version)),
+          padded_(padded_taps<version, T>(filters)),
+          contractions_(filters.kernel_count) {}
 
-    Contraction<T> operator()(const T* grad_taps, const AxisFactors<T>* axes) {
-        const AxisFactors<T>&z = axes[0], &y = axes[1], &x = axes[2];
-        Contraction<T> result;
-        const T* plane = grad_taps;
-        if (first_axis_ == 0) {
-            result.d_position[0] = contract_all(grad_taps, z.d_position, z.range, y, x);
-            if constexpr (has_sigma(version)) {
-                result.d_sigma[0] = contract_all(grad_taps, z.d_sigma, z.range, y, x);
-            }
-            contract(grad_taps, z.value, z.range, plane_);
-            plane = plane_.data();
-        }
-        const T* row = plane;
-        if (first_axis_ <= 1) {
-            result.d_position[1] = contract_plane(plane, y.d_position, y.range, x);
-            if constexpr (has_sigma(version)) {
-                result.d_sigma[1] = contract_plane(plane, y.d_sigma, y.range, x);
-            }
-            contract(plane, y.value, y.range, row_);
-            row = row_.data();
-        }
-        result.value = dot(row, x.value, x.range);
-        result.d_position[2] = dot(row, x.d_position, x.range);
-        if constexpr (has_sigma(version)) {
-            result.d_sigma[2] = dot(row, x.d_sigma, x.range);
-        }
-        return result;
+    // Contractions of all elements.
+    const Contraction<T>* operator()(const T* grad_taps, const FilterElements<T>& elements) {
+        loops_.contract(elements, grad_taps, padded_.data(), contractions_.data());
+        return contractions_.data();
     }
 
  private:
-    // Contracts the first axis of a filter with `factor`, the others with their values.
-    T contract_all(const T* grad_taps, const T* factor, TapRange range, const AxisFactors<T>& y,
-                   const AxisFactors<T>& x) {
-        contract(grad_taps, factor, range, derivative_plane_);
-        return contract_plane(derivative_plane_.data(), y.value, y.range, x);
-    }
-
-    // Contracts the first axis of a plane with `factor`, the other with its values.
-    T contract_plane(const T* plane, const T* factor, TapRange range, const AxisFactors<T>& x) {
-        contract(plane, factor, range, derivative_row_);
-        return dot(derivative_row_.data(), x.value, x.range);
-    }
-
-    int first_axis_;
-    std::vector<T> plane_, derivative_plane_, row_, derivative_row_;
+    const FilterLoops<T>& loops_;
+    AlignedVector<T> padded_;
+    std::vector<Contraction<T>> contractions_;
 };
 
 // The gradients of a kernel's parameters, written a filter at a time; those not asked for have no elements. Those of
@@ -112,16 +51,17 @@ class ParameterGradients {
                Contractor<version, T>& contract_filter) {
         const auto [grad_weight, grad_positions, grad_sigma] = gradients_;
         const int64_t axis_stride = filters_.count() * filters_.kernel_count;
+        const Contraction<T>* contractions = contract_filter(grad_taps, factors.elements());
         for (int64_t k = 0; k < filters_.kernel_count; ++k) {
             const int64_t element = filter * filters_.kernel_count + k;
-            const AxisFactors<T>* axes = factors.element(k);
+            const std::array<AxisSums<T>, kAxes> axis_sums = sums(factors.element(k));
             Contraction<T> normalised;
-            normalised.add(contract_filter(grad_taps, axes), T(1) / normalisation<version>(sums(axes)));
+            normalised.add(contractions[k], T(1) / normalisation<version>(axis_sums));
             if (grad_weight != nullptr) {
                 grad_weight[element] = normalised.value;
             }
             for (int axis = filters_.first_axis; axis < kAxes; ++axis) {
-                const AxisGradients<version, T> axis_gradients(normalised, sums(axes), axis);
+                const AxisGradients<version, T> axis_gradients(normalised, axis_sums, axis);
                 const int64_t at = (axis - filters_.first_axis) * axis_stride + element;
                 if (grad_positions != nullptr) {
                     grad_positions[at] = parameters_.weight[element] * axis_gradients.position;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
@@ -44,6 +45,25 @@ void keep_in_register([[maybe_unused]] V& vector) {
 #if defined(__x86_64__)
     asm("" : "+v"(vector));
 #endif
+}
+
+template <typename T, typename V, int... lanes>
+auto add_halves(const V& vector, std::integer_sequence<int, lanes...>) {
+    return __builtin_shufflevector(vector, vector, lanes...) +
+           __builtin_shufflevector(vector, vector, static_cast<int>(sizeof...(lanes)) + lanes...);
+}
+
+// Of a vector of T, or of a single T.
+template <typename T, typename V>
+T sum_lanes(const V& vector) {
+    constexpr int count = sizeof(V) / sizeof(T);
+    if constexpr (count == 1) {
+        return load_as<T>(&vector);
+    } else if constexpr (count == 2) {
+        return vector[0] + vector[1];
+    } else {
+        return sum_lanes<T>(add_halves<T>(vector, std::make_integer_sequence<int, count / 2>()));
+    }
 }
 
 template <typename V, typename T>
