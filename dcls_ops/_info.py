@@ -33,7 +33,8 @@ def info() -> str:
         "",
         f"libdcls       {_library.build_info('dcls')}",
         f"libdcls_cuda  {_cuda_library()}",
-        f"processor     {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        f"processor     {_library.cpu_capability()}, PyTorch {torch.backends.cpu.get_cpu_capability()}, "
+        f"{torch.get_num_threads()} threads",
         "",
         f"{'operator':<27}{'CPU':<10}CUDA",
     ]

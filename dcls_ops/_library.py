@@ -38,7 +38,16 @@ LOADED = _load()
 
 def build_info(library: str) -> str:
     """What a loaded library ("dcls" or "dcls_cuda") was compiled by and for."""
-    function = getattr(ctypes.CDLL(str(LOADED[library])), f"{library}_build_info")
+    return _text(library, f"{library}_build_info")
+
+
+def cpu_capability() -> str:
+    """The instruction set that the CPU kernels use, or what is wrong with the one that DCLS_CPU_CAPABILITY names."""
+    return _text("dcls", "dcls_cpu_capability")
+
+
+def _text(library: str, function_name: str) -> str:
+    function = getattr(ctypes.CDLL(str(LOADED[library])), function_name)
     function.restype = ctypes.c_char_p
     text: bytes = function()
     return text.decode()

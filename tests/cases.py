@@ -7,6 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dcls_ops import reference
 from dcls_ops._checks import METHODS
 from dcls_ops.nn import Dcls1d, Dcls2_1d, Dcls2d, Dcls2dK1d, Dcls3_1d, Dcls3_2d, Dcls3d
 
@@ -73,6 +74,16 @@ class Parameters(NamedTuple):
 
     def leaves(self) -> "Parameters":
         return self.map(lambda t: t.detach().clone().requires_grad_())
+
+
+def well_conditioned(drawn: Parameters) -> Parameters:
+    """Elements within the kernel and not narrow: to divide by a small sum of factors would magnify rounding."""
+    positions = [
+        p.clamp(-(extent // 2), (extent - 1) // 2) for p, extent in zip(drawn.positions, drawn.kernel_size, strict=True)
+    ]
+    return drawn._replace(
+        positions=torch.stack(positions), sigma=drawn.sigma.clamp(min=0.8) if drawn.sigma is not None else None
+    )
 
 
 def parameters(
@@ -159,8 +170,13 @@ def conv(
 
 
 @st.composite
-def any_conv(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS, methods: tuple[str, ...] = METHODS) -> Conv:
-    """Any small float64 convolution: shapes, stride, padding, groups, shared positions, layout of the input, method."""
+def any_conv(
+    draw: st.DrawFn,
+    versions: tuple[str, ...] = VERSIONS,
+    methods: tuple[str, ...] = METHODS,
+    dtype: torch.dtype = torch.float64,
+) -> Conv:
+    """Any small convolution: shapes, stride, padding, groups, shared positions, layout of the input, method."""
     axes = draw(st.integers(1, 3))
     ints = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
     kernel_size, stride, padding = ints(1, 6), ints(1, 3), ints(0, 3)
@@ -178,26 +194,108 @@ def any_conv(draw: st.DrawFn, versions: tuple[str, ...] = VERSIONS, methods: tup
         in_channels=draw(st.integers(1, 3)),
         kernel_count=draw(st.integers(1, 4)),
         shared=shared,
+        dtype=dtype,
     )
+    if dtype == torch.float32:
+        kernel = well_conditioned(kernel)
     in_channels = kernel.weight.shape[1] * groups
     batch = draw(st.sampled_from([(), (0,), (1,), (3,)]))
-    input = _laid_out(draw, (*batch, in_channels, *spatial))
-    bias = draw(st.sampled_from([None, torch.randn(kernel.weight.shape[0], dtype=torch.float64)]))
+    input = laid_out(draw, (*batch, in_channels, *spatial), dtype)
+    bias = draw(st.sampled_from([None, torch.randn(kernel.weight.shape[0], dtype=dtype)]))
     return Conv(input, *kernel[:4], bias, stride, padding, groups, kernel.version, method)
 
 
-def _laid_out(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor:
-    """Random numbers of the given shape: contiguous, channels last, every other column, or transposed."""
-    layout = draw(st.sampled_from(["contiguous", "channels_last", "sliced", "transposed"]))
+class DepthwiseShape(NamedTuple):
+    """Sizes of a depthwise convolution, and the shape of its input."""
+
+    input: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    channels: int
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        sizes = zip(self.input[-len(self.stride) :], self.kernel_size, self.stride, self.padding, strict=True)
+        return (*self.input[: -len(self.stride)], *((size + 2 * p - k) // s + 1 for size, k, s, p in sizes))
+
+
+@st.composite
+def depthwise_shapes(draw: st.DrawFn, axes: int) -> DepthwiseShape:
+    """Kernels of up to 31 taps an axis; fewer channels than a vector has lanes, as many, more, and no multiple."""
+    longest, most_extra = ((31, 70), (31, 20), (6, 9))[axes - 1]
+    ints = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
+    kernel_size, stride, padding = ints(1, longest), ints(1, 3), ints(0, longest // 2 + 2)
+    spatial = tuple(
+        max(1, extent - 2 * pad) + extra
+        for extent, pad, extra in zip(kernel_size, padding, ints(0, most_extra), strict=True)
+    )
+    channels = draw(st.sampled_from([1, 2, 3, 5, 8, 16, 19, 35]))
+    batch = draw(st.sampled_from([(), (0,), *((n,) for n in (1, 2, 3, 17) if n * channels <= 40)]))
+    torch.manual_seed(draw(st.integers(0, 2**32)))
+    return DepthwiseShape((*batch, channels, *spatial), kernel_size, stride, padding, channels)
+
+
+def laid_out(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    """Random numbers of the given shape, in any order in memory."""
+    layout = draw(st.sampled_from(["contiguous", "channels_last", "sliced", "transposed", "rows_alike", "all_alike"]))
     if layout == "channels_last":
         channel_axis = len(shape) - 1 - len(shape[2:])
         moved = (*shape[:channel_axis], *shape[channel_axis + 1 :], shape[channel_axis])
-        return torch.randn(moved, dtype=torch.float64).movedim(-1, channel_axis)
+        return torch.randn(moved, dtype=dtype).movedim(-1, channel_axis)
     if layout == "sliced":
-        return torch.randn(*shape[:-1], 2 * shape[-1], dtype=torch.float64)[..., ::2]
+        return torch.randn(*shape[:-1], 2 * shape[-1], dtype=dtype)[..., ::2]
     if layout == "transposed":
-        return torch.randn(*shape[:-2], shape[-1], shape[-2], dtype=torch.float64).mT
-    return torch.randn(shape, dtype=torch.float64)
+        return torch.randn(*shape[:-2], shape[-1], shape[-2], dtype=dtype).mT
+    if layout == "rows_alike":
+        return torch.randn(*shape[:-2], 1, shape[-1], dtype=dtype).expand(shape)
+    if layout == "all_alike":
+        return torch.randn((), dtype=dtype).expand(shape)
+    return torch.randn(shape, dtype=dtype)
+
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+def assert_close(actual, expected, dtype):
+    """Equal up to the dtype's rounding of the largest entry; None where there is nothing to compute."""
+    for a, e in zip(actual, expected, strict=True):
+        if e is None:
+            assert a.numel() == 0
+            continue
+        tolerance = TOLERANCE[dtype]
+        scale = max(1.0, e.abs().max().item()) if e.numel() else 1.0
+        torch.testing.assert_close(a.double(), e, rtol=tolerance, atol=tolerance * scale)
+
+
+def double(arguments):
+    return [a.double() if isinstance(a, Tensor) else a for a in arguments]
+
+
+def conv_backward_arguments(case: Conv, grad):
+    """Those of the backward operator, without output_mask."""
+    c = case
+    return (
+        grad, c.input, c.weight, c.positions, c.kernel_size, c.sigma, c.stride, c.padding, c.groups, c.version,
+        c.method,
+    )  # fmt: skip
+
+
+def run_conv(ops, case: Conv, grad):
+    """The output and all gradients."""
+    forward = getattr(ops, f"conv{len(case.kernel_size)}d")
+    return forward(*case), *ops.conv_backward(*conv_backward_arguments(case, grad), [True] * 5)
+
+
+def check_conv(ops, case: Conv, grad: Tensor | None = None):
+    """The output and all gradients are the reference's in float64, and have the dtypes that they should."""
+    expected = reference.conv(*double(case))
+    if grad is None:
+        grad = torch.randn_like(expected).to(case.input.dtype)
+    expected_grads = reference.conv_backward(*double(conv_backward_arguments(case, grad)))
+    results = run_conv(ops, case, grad)
+    assert_close(results, (expected, *expected_grads), case.input.dtype)
+    assert [t.dtype for t in results] == [case.input.dtype] * 2 + [case.weight.dtype] * 3 + [case.input.dtype]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import dcls_ops  # noqa: F401, defines torch.ops.dcls
 
 # Fixed examples: a failure is the same for everybody. Times vary on shared machines, so there is no deadline.
 settings.register_profile("dcls", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("few", settings.get_profile("dcls"), max_examples=12)  # where the sanitizers watch
 settings.load_profile("dcls")
 
 

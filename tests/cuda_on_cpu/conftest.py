@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_on_cpu.library import BUILDS, CudaOnCpu
+from cuda_on_cpu.library import CudaOnCpu
+from sanitizers import BUILDS
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import torch
 
-BUILDS = Path(__file__).parents[2] / "build"
-
 
 class CudaOnCpu:
     """The library, and how it runs blocks."""

@@ -1,15 +1,12 @@
 """What goes wrong in a kernel is found: each defect of defects.cu, and barriers that the real kernels need."""
 
 import ctypes
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from cuda_on_cpu.library import BUILDS
+from sanitizers import BUILDS, run_sanitized
 
 DEFECTS = (
     "none",
@@ -77,19 +74,6 @@ def test_a_copy_that_is_not_waited_for_has_not_come(cuda_on_cpu, input):
 SANITIZED = BUILDS / "cuda_on_cpu_sanitized" / "libdcls_cuda_on_cpu.so"
 
 
-def run_sanitized(*command: str) -> subprocess.CompletedProcess[str]:
-    """A process with the sanitized library, whose reports end it."""
-    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    environment = {
-        **os.environ,
-        "DCLS_CUDA_ON_CPU": str(SANITIZED),
-        "LD_PRELOAD": runtime.stdout.strip(),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python leaks, and says so at length
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
 @pytest.mark.parametrize("defect", ["none", "shared_index_off_by_one", "global_index_off_by_one"])
 def test_the_address_sanitizer_sees_an_index_off_by_one(defect):
     program = (
@@ -98,7 +82,7 @@ def test_the_address_sanitizer_sees_an_index_off_by_one(defect):
         f"library = CudaOnCpu({str(SANITIZED)!r});"
         f"sum_rows(library, torch.ones(3, 64), {defect!r}); print('no report')"
     )
-    process = run_sanitized(sys.executable, "-c", program)
+    process = run_sanitized("-c", program)
     if defect == "none":
         assert process.stdout == "no report\n", process.stderr
     else:
@@ -108,7 +92,8 @@ def test_the_address_sanitizer_sees_an_index_off_by_one(defect):
 def test_the_sanitizers_have_nothing_to_say_about_the_kernels():
     tests = str(Path(__file__).parent / "test_kernels.py")
     process = run_sanitized(
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "edges", tests, "-W", "ignore"
-    )
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "edges", tests, "--capture=sys", "-W", "ignore",
+        DCLS_CUDA_ON_CPU=str(SANITIZED),
+    )  # fmt: skip
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-4000:]
     assert re.search(r"\d+ passed", process.stdout)

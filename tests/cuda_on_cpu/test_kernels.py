@@ -4,7 +4,17 @@ import itertools
 
 import pytest
 import torch
-from cases import VERSIONS, Conv, any_conv, parameters
+from cases import (
+    VERSIONS,
+    Conv,
+    any_conv,
+    assert_close,
+    check_conv,
+    conv_backward_arguments,
+    double,
+    parameters,
+    run_conv,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,48 +22,9 @@ from dcls_ops import reference
 
 METHODS = ("auto", "construct", "direct", "im2col")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 # Fixtures here hold no state that an example could change.
 draws = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def assert_close(actual, expected, dtype):
-    """Equal up to the dtype's rounding of the largest entry; None where there is nothing to compute."""
-    for a, e in zip(actual, expected, strict=True):
-        if e is None:
-            assert a.numel() == 0
-            continue
-        tolerance = TOLERANCE[dtype]
-        scale = max(1.0, e.abs().max().item()) if e.numel() else 1.0
-        torch.testing.assert_close(a.double(), e, rtol=tolerance, atol=tolerance * scale)
-
-
-def double(arguments):
-    return [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
-
-
-def conv_backward_arguments(case: Conv, grad):
-    c = case
-    return (
-        grad, c.input, c.weight, c.positions, c.kernel_size, c.sigma, c.stride, c.padding, c.groups, c.version,
-        c.method,
-    )  # fmt: skip
-
-
-def run_conv(ops, case: Conv, grad):
-    """The output and all gradients."""
-    forward = getattr(ops, f"conv{len(case.kernel_size)}d")
-    return forward(*case), *ops.conv_backward(*conv_backward_arguments(case, grad), [True] * 5)
-
-
-def check_conv(ops, case: Conv):
-    expected = reference.conv(*double(case))
-    grad = torch.randn_like(expected).to(case.input.dtype)
-    expected_grads = reference.conv_backward(*double(conv_backward_arguments(case, grad)))
-    results = run_conv(ops, case, grad)
-    assert_close(results, (expected, *expected_grads), case.input.dtype)
-    assert [t.dtype for t in results] == [case.input.dtype] * 2 + [case.weight.dtype] * 3 + [case.input.dtype]
 
 
 @given(case=any_conv(methods=METHODS))

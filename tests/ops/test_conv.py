@@ -84,7 +84,8 @@ def test_integer_positions_are_an_ordinary_convolution(case, dtype):
             kernel[(o, i, *taps)] += case.weight[o, i, k].detach()
     convolution = (F.conv1d, F.conv2d, F.conv3d)[len(case.kernel_size) - 1]
     expected = convolution(case.input, kernel, case.bias, case.stride, case.padding, 1, case.groups)
-    if case.method == "construct":
+    is_depthwise = in_channels == 1 and case.groups == out_channels
+    if case.method == "construct" and not is_depthwise:  # of which we have a kernel of our own
         assert torch.equal(case.op(*case), expected)
     else:
         torch.testing.assert_close(case.op(*case), expected)

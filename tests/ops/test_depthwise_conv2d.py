@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import assert_vmap_is_a_loop
+from cases import assert_vmap_is_a_loop, num_threads
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
@@ -102,6 +102,28 @@ def test_memory_format(memory_format):
     (grad_input,) = torch.autograd.grad(output.sum(), input)
     assert output.is_contiguous(memory_format=memory_format)
     assert grad_input.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel_size"),
+    [((1, 3, 70, 90), (5, 4)), ((5, 3, 20, 20), (9, 10)), ((2, 37, 14, 14), (7, 7)), ((1, 19, 24, 24), (31, 31))],
+    ids=str,
+)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_same_bits_for_any_number_of_threads(shape, kernel_size, stride, dtype):
+    input, kernel, bias = (torch.randn(s).to(dtype) for s in (shape, (shape[1], 1, *kernel_size), shape[1:2]))
+    padding = [extent // 2 for extent in kernel_size]
+    grad = torch.randn_like(depthwise_conv2d(input, kernel, bias, stride, padding))
+    results = []
+    for threads in (1, 2, 3):
+        with num_threads(threads):
+            output = depthwise_conv2d(input, kernel, bias, stride, padding)
+            grads = depthwise_conv2d_backward(grad, input, kernel, stride, padding, [True] * 3)
+            results.append((output, *grads))
+    for others in results[1:]:
+        for result, expected in zip(others, results[0], strict=True):
+            assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("in_dims", [(0, None, None), (None, 0, None), (1, 0, 0)], ids=str)
