@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # nvcc only costs time where nothing can run its output; `make cuda` compiles the CUDA sources anyway.
 DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
-CPP := $(wildcard csrc/*.* csrc/*/*.*)
+CPP := $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 LINTED := dcls_ops python tests benchmarks examples
 
 .PHONY: demo test test-cuda sanitize-cuda lint format bench wheel cuda clean

@@ -1,4 +1,4 @@
-// Three axes, and integer arithmetic along them. Includes nothing of PyTorch: cpu/inner_loops.cpp depends on that.
+// Three axes, and integer arithmetic along them. Includes nothing of PyTorch: cpu/inner_loops depends on that.
 #pragma once
 
 #include "host_device.h"

@@ -2,7 +2,7 @@
 // their pixels, copied to where inner loops need no bounds checks.
 #pragma once
 
-#include "buffer.h"
+#include "aligned_vector.h"
 #include "instruction_set.h"
 #include "tiles.h"
 
@@ -12,7 +12,7 @@ namespace dcls::cpu {
 // interleaved (Boxes): all of a vector's, or 1.
 template <typename T>
 Layout layout(int64_t images, int64_t together, int64_t grids, const Axes& size, const Axes& reach) {
-    const int64_t multiple = together > 1 ? 1 : inner_loops().direct<T>().row_multiple;
+    const int64_t multiple = together > 1 ? 1 : inner_loops<T>().direct.row_multiple;
     const int64_t row = (ceil_div(size[2], multiple) * multiple + reach[2]) * together;
     const int64_t plane = (size[1] + reach[1]) * row;
     const int64_t grid = (size[0] + reach[0]) * plane;
@@ -59,12 +59,9 @@ class Boxes {
         : side_(side),
           together_(together),
           layout_(dcls::cpu::layout<T>(images, together, side.grid_count(), size, reach)),
-          entries_(buffer_.reserve(channels * layout_.channel)) {
-        // Some of what lies past the ends of rows is read, and must not be NaN.
-        std::fill_n(entries_, channels * layout_.channel, T(0));
-    }
+          entries_(channels * layout_.channel) {}
 
-    T* at(int64_t channel, int64_t grid) { return entries_ + channel * layout_.channel + grid * layout_.grid; }
+    T* at(int64_t channel, int64_t grid) { return &entries_[channel * layout_.channel + grid * layout_.grid]; }
     const Layout& layout() const { return layout_; }
 
     void fill(int64_t channel, T value) { std::fill_n(at(channel, 0), layout_.channel, value); }
@@ -133,8 +130,7 @@ class Boxes {
     const Side& side_;
     int64_t together_;
     Layout layout_;
-    Buffer<T> buffer_;
-    T* entries_;
+    AlignedVector<T> entries_;
 };
 
 }  // namespace dcls::cpu

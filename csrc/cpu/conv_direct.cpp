@@ -54,7 +54,7 @@ struct Problem {
           filters(convolution.kernel),
           parameters(prepared.pointers<T>()),
           reach(reach_of(geometry)),
-          together(interleaves_images(geometry) ? inner_loops().direct<T>().row_multiple : 1) {}
+          together(interleaves_images(geometry) ? inner_loops<T>().direct.row_multiple : 1) {}
 
     // Images, or groups of those that are interleaved.
     int64_t images() const { return ceil_div(geometry.images, together); }
@@ -206,7 +206,7 @@ class SumWorker {
     }
 
     const Sum<T>& sum_;
-    const DirectLoops<T>& loops_ = inner_loops().direct<T>();
+    const DirectLoops<T>& loops_ = inner_loops<T>().direct;
     const T* bias_;
     FilterTables<version, T, false> tables_;
     Boxes<T> window_, results_;
@@ -347,7 +347,7 @@ class CorrelationWorker {
     }
 
     const FilterCorrelation<T>& correlation_;
-    const DirectLoops<T>& loops_ = inner_loops().direct<T>();
+    const DirectLoops<T>& loops_ = inner_loops<T>().direct;
     const Problem<T>& problem_;
     ParameterGradients<T>& gradients_;
     FilterTables<version, T, true> tables_;
@@ -365,7 +365,7 @@ class CorrelationWorker {
 bool interleaves_images(const Geometry& geometry) {
     // Where this fills vectors at least half as well as rows of pixels do, because unaligned loads take twice as long,
     // and where a channel's window still fits the L1 cache.
-    const int64_t lanes = inner_loops().direct<float>().row_multiple, width = geometry.output[2];
+    const int64_t lanes = inner_loops<float>().direct.row_multiple, width = geometry.output[2];
     const auto filled = [&](int64_t count) {
         return static_cast<double>(count) / static_cast<double>(ceil_div(count, lanes) * lanes);
     };

@@ -60,11 +60,12 @@ double taps_inside(const Geometry& geometry) {
 
 double construct_cost(const Convolution& convolution, Pass pass) {
     // Once for a filter: an element's factors, and a multiply-add for each of its taps.
-    constexpr Constant kElement{2000, 5000}, kElementTap{10, 30};
+    constexpr Constant kElement{2000, 2500}, kElementTap{7, 15};
     // Depthwise, by our own kernel, or PyTorch's for small ones.
     constexpr Constant kDepthwiseTap{0.75, 1.2}, kDepthwisePixel{35, 60}, kSmallDepthwisePixel{20, 60};
     // Otherwise PyTorch's convolution, which with more than a padding of 6 writes out columns for a matrix product.
-    constexpr Constant kTap{0.6, 0.7}, kColumnTap{0.6, 1.05}, kColumn{30, 55};
+    constexpr Constant kTap{0.55, 0.65}, kColumnTap{0.6, 1.05}, kColumn{30, 55};
+    constexpr double kFewest = 6;  // out channels that are there to compute, as it were, beside the real ones
     const Geometry geometry = geometry_of(convolution);
     const auto taps = static_cast<double>(product(geometry.kernel_size));
     const auto out_channels = static_cast<double>(geometry.out_channels);
@@ -77,28 +78,31 @@ double construct_cost(const Convolution& convolution, Pass pass) {
         convolving = (is_small ? kSmallDepthwisePixel(pass) : kDepthwisePixel(pass)) +
                      kDepthwiseTap(pass) * taps_inside(geometry);
     } else {
-        convolving = taps * (has_columns ? kColumnTap(pass) * out_channels + kColumn(pass) : kTap(pass) * out_channels);
+        convolving = taps * (has_columns ? kColumnTap(pass) * out_channels + kColumn(pass)
+                                         : kTap(pass) * (out_channels + kFewest));
     }
     return filter * out_channels + convolving;
 }
 
 double direct_cost(const Convolution& convolution, Pass pass) {
-    constexpr Constant kTap{1.1, 1.25}, kAlignedTap{0.7, 0.8}, kDepthwiseTap{0.85, 1.3}, kPixel{60, 70};
+    constexpr Constant kTap{1.1, 1.25}, kAlignedTap{0.7, 0.8}, kDepthwiseTap{0.85, 1.3}, kPixel{52, 70};
     // Once for a filter, to list its taps.
-    constexpr Constant kListedTap{1000, 1500};
+    constexpr Constant kListedElement{1500, 2500}, kListedTap{100, 200};
     const Geometry geometry = geometry_of(convolution);
     const double touched = static_cast<double>(geometry.kernel_count) * touched_by_element(convolution);
     const double taps = std::min(touched, static_cast<double>(product(geometry.kernel_size)));
     const double tap = is_depthwise(geometry)         ? kDepthwiseTap(pass)
                        : interleaves_images(geometry) ? kAlignedTap(pass)
                                                       : kTap(pass);
-    const double filter = tap * taps + kListedTap(pass) * touched / pixels(geometry);
+    const double listing =
+        static_cast<double>(geometry.kernel_count) * kListedElement(pass) + touched * kListedTap(pass);
+    const double filter = tap * taps + listing / pixels(geometry);
     return static_cast<double>(geometry.out_channels) * filter + kPixel(pass);
 }
 
 double im2col_cost(const Convolution& convolution, Pass pass) {
-    constexpr Constant kColumn{45, 75};  // to set up, write and read a value, whatever the taps
-    constexpr double kTap = 2.4;
+    constexpr Constant kColumn{18, 60};  // to set up, write and read a value, whatever the taps
+    constexpr double kTap = 9;
     const Geometry geometry = geometry_of(convolution);
     const Axes tile = im2col_tile(geometry);
     // Multiply-adds of the passes. The pass along one axis also makes what the later ones read around the tile.

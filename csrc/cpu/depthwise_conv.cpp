@@ -18,8 +18,8 @@
 
 #include "../aten_convolution.h"
 #include "../parameters.h"
+#include "aligned_vector.h"
 #include "bias_gradient.h"
-#include "buffer.h"
 #include "instruction_set.h"
 #include "parallel.h"
 #include "tiles.h"
@@ -230,7 +230,7 @@ class Correlator {
     explicit Correlator(const Lanes& lanes) : lanes_(lanes) {}
 
     // (pixels, lanes)
-    T* start_results(int64_t pixels) { return result_ = results_.reserve(pixels * loops_.lanes); }
+    T* start_results(int64_t pixels) { return result_ = grown(results_, pixels * loops_.lanes); }
 
     void load_kernel(const Part& part, int64_t channel_block, int64_t image_block) {
         kernel_ = load(part.operation.kernel, part.columns, Held::kernel, channel_block, image_block, kernels_);
@@ -249,18 +249,23 @@ class Correlator {
     void store_results(const LanePlanes& planes) const { loops_.scatter(result_, planes); }
 
  private:
+    static T* grown(AlignedVector<T>& buffer, int64_t entries) {
+        buffer.resize(std::max<size_t>(buffer.size(), entries));
+        return buffer.data();
+    }
+
     const T* load(const View& view, const Columns& columns, Held operand, int64_t channel_block, int64_t image_block,
-                  Buffer<T>& buffer) {
+                  AlignedVector<T>& buffer) {
         const int64_t row = view.size[2] + columns.zeros(operand);
-        T* entries = buffer.reserve(view.size[0] * view.size[1] * row * loops_.lanes);
+        T* entries = grown(buffer, view.size[0] * view.size[1] * row * loops_.lanes);
         loops_.gather(lanes_.planes(view, channel_block, image_block), columns.before(operand), columns.after(operand),
                       entries);
         return entries;
     }
 
     const Lanes& lanes_;
-    const DepthwiseLoops<T>& loops_ = inner_loops().depthwise<T>();
-    Buffer<T> results_, kernels_, sources_;
+    const DepthwiseLoops<T>& loops_ = inner_loops<T>().depthwise;
+    AlignedVector<T> results_, kernels_, sources_;
     T* result_ = nullptr;
     const T *kernel_ = nullptr, *source_ = nullptr;
 };
@@ -280,7 +285,7 @@ void fill(T* results, int64_t pixels, int64_t lanes, const T* bias, int64_t chan
 // For the results of every image and channel. bias: of the results, or null.
 template <typename T>
 void correlate_images(const Operation& operation, int64_t images, int64_t channels, const T* bias) {
-    const DepthwiseLoops<T>& loops = inner_loops().depthwise<T>();
+    const DepthwiseLoops<T>& loops = inner_loops<T>().depthwise;
     const Lanes lanes(images, channels, loops.lanes);
     const int64_t blocks = lanes.channel_blocks() * lanes.image_blocks();
     const int64_t most_pixels = std::max<int64_t>(kTilePixels / product(operation.result_step), 1);
@@ -324,7 +329,7 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
 // For results that are a kernel's, summed over images. (The operation's kernel are images as well.)
 template <typename T>
 void correlate_over_images(const Operation& operation, int64_t images, int64_t channels) {
-    const DepthwiseLoops<T>& loops = inner_loops().depthwise<T>();
+    const DepthwiseLoops<T>& loops = inner_loops<T>().depthwise;
     const Lanes lanes(images, channels, loops.lanes);
     const int64_t wanted_boxes = ceil_div(kItems, std::max<int64_t>(lanes.channel_blocks(), 1));
     const Tiling boxes(0, 1, operation.result.size, ceil_div(product(operation.result.size), wanted_boxes));

@@ -4,7 +4,7 @@
 
 #include "../filters.h"
 #include "aligned_vector.h"
-#include "filter_loops.h"
+#include "instruction_set.h"
 
 namespace dcls::cpu {
 

@@ -42,8 +42,4 @@ struct FilterLoops {
     void (*contract)(const FilterElements<T>&, const T* grad_taps, T* padded, Contraction<T>* contractions);
 };
 
-// Those of the instruction set in use (instruction_set.h); for float and double.
-template <typename T>
-const FilterLoops<T>& filter_loops(Version version);
-
 }  // namespace dcls::cpu

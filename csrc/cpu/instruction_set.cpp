@@ -7,14 +7,14 @@
 namespace dcls::cpu {
 
 namespace generic {
-extern const InnerLoops kInnerLoops;
+extern const AllInnerLoops kInnerLoops;
 }
 #ifdef DCLS_X86_64
 namespace avx2 {
-extern const InnerLoops kInnerLoops;
+extern const AllInnerLoops kInnerLoops;
 }
 namespace avx512 {
-extern const InnerLoops kInnerLoops;
+extern const AllInnerLoops kInnerLoops;
 }
 #endif
 
@@ -22,7 +22,7 @@ namespace {
 
 struct InstructionSet {
     const char* name;
-    const InnerLoops* loops;
+    const AllInnerLoops* loops;
     bool is_available;
 };
 
@@ -69,21 +69,11 @@ const Choice& choice() {
 
 }  // namespace
 
-const InnerLoops& inner_loops() {
+const AllInnerLoops& all_inner_loops() {
     if (choice().set == nullptr) {
         throw std::runtime_error(choice().error);
     }
     return *choice().set->loops;
-}
-
-template <>
-const FilterLoops<float>& filter_loops(Version version) {
-    return inner_loops().filters_float[static_cast<int>(version)];
-}
-
-template <>
-const FilterLoops<double>& filter_loops(Version version) {
-    return inner_loops().filters_double[static_cast<int>(version)];
 }
 
 }  // namespace dcls::cpu

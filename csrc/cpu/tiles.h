@@ -103,14 +103,14 @@ class Planes {
               T* out) const {
         together == 1
             ? read(image, channel, first, step, count, out)
-            : inner_loops().depthwise<T>().gather(lanes(image, together, channel, first, step, count), 0, 0, out);
+            : inner_loops<T>().depthwise.gather(lanes(image, together, channel, first, step, count), 0, 0, out);
     }
 
     template <typename T>
     void write(int64_t image, int64_t together, int64_t channel, const Axes& first, int64_t step, int64_t count,
                const T* in) const {
         together == 1 ? write(image, channel, first, step, count, in)
-                      : inner_loops().depthwise<T>().scatter(in, lanes(image, together, channel, first, step, count));
+                      : inner_loops<T>().depthwise.scatter(in, lanes(image, together, channel, first, step, count));
     }
 
     template <typename T>

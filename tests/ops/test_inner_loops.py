@@ -1,4 +1,4 @@
-"""What the inner loops of the CPU (csrc/cpu/inner_loops.cpp) compute, against the reference in float64.
+"""What the inner loops of the CPU (csrc/cpu/inner_loops/inner_loops.cpp) compute, against the reference in float64.
 
 In the instruction set of this process: tests/test_instruction_sets.py runs this file in every other one, too.
 """

@@ -7,8 +7,8 @@
 // multiply-adds.
 #pragma once
 
+#include "../filter_loops.h"
 #include "columns.h"
-#include "filter_loops.h"
 
 #include <algorithm>
 #include <cmath>

@@ -6,7 +6,7 @@
 // one for the two taps of a pair: most of them cross cache lines, which halves their rate.
 #pragma once
 
-#include "direct_loops.h"
+#include "../direct_loops.h"
 #include "vectors.h"
 
 #include <type_traits>
@@ -58,7 +58,7 @@ void add_taps_to_rows(T* results, int64_t results_row, const T* source, int64_t 
 }
 
 template <bool paired, typename T>
-void add_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
+void add_all_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
     // The vectors of a single row are treated as rows.
     const bool is_row = !paired && sum.size[1] == 1;
     const int64_t vectors = ceil_div(sum.size[2], kLanes<T>);
@@ -149,7 +149,7 @@ void correlate_some_taps(const TapSum<T, const T>& sum, Tap<T>* taps) {
 }
 
 template <bool paired, typename T>
-void correlate_taps(const TapSum<T, const T>& sum, const TapList<T>& list) {
+void correlate_all_taps(const TapSum<T, const T>& sum, const TapList<T>& list) {
     constexpr int most = paired ? kMostSums / 2 : kMostSums;
     for (int64_t t = 0; t < list.count; t += most) {
         with_count<most>(list.count - t, [&](auto count) { correlate_some_taps<count(), paired>(sum, list.taps + t); });
@@ -158,12 +158,12 @@ void correlate_taps(const TapSum<T, const T>& sum, const TapList<T>& list) {
 
 template <typename T>
 void add_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
-    list.paired ? add_taps<true>(sum, list) : add_taps<false>(sum, list);
+    list.paired ? add_all_taps<true>(sum, list) : add_all_taps<false>(sum, list);
 }
 
 template <typename T>
 void correlate_taps(const TapSum<T, const T>& sum, const TapList<T>& list) {
-    list.paired ? correlate_taps<true>(sum, list) : correlate_taps<false>(sum, list);
+    list.paired ? correlate_all_taps<true>(sum, list) : correlate_all_taps<false>(sum, list);
 }
 
 }  // namespace dcls::cpu::DCLS_INSTRUCTION_SET

@@ -4,7 +4,7 @@
 // planes' values of a pixel do (channels_last), they are copied as they are; else entry by entry.
 #pragma once
 
-#include "depthwise_loops.h"
+#include "../depthwise_loops.h"
 #include "storage.h"
 #include "vectors.h"
 

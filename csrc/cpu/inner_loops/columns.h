@@ -2,7 +2,7 @@
 // a vector at a time, from the multiple of a vector before its first tap. Its factors are 0 where it does not touch.
 #pragma once
 
-#include "../interpolation.h"
+#include "../../interpolation.h"
 #include "vectors.h"
 
 #include <type_traits>

@@ -5,7 +5,7 @@
 // operand for every result. All loads are aligned. Bound by the multiply-adds: two loads a cycle keep two of them busy.
 #pragma once
 
-#include "depthwise_loops.h"
+#include "../depthwise_loops.h"
 #include "vectors.h"
 
 #include <algorithm>

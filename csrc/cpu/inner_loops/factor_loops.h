@@ -1,8 +1,8 @@
 // Tabulation of the factors of a filter's elements (filter_loops.h), a vector of taps at a time.
 #pragma once
 
+#include "../filter_loops.h"
 #include "columns.h"
-#include "filter_loops.h"
 
 #include <algorithm>
 #include <cmath>
