@@ -8,6 +8,8 @@
 #include "storage.h"
 #include "vectors.h"
 
+#include <algorithm>
+
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
 // The plane offsets of a LanePlanes, without those of lanes that have none.
@@ -60,46 +62,62 @@ inline void transpose(Four (&m)[4]) {
     m[3] = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
 }
 
-// Four pixels of four planes; step: of pixels, 1 or -1.
+// Pixels of four planes, a tile of four at a time; step: of pixels, 1 or -1.
 template <int step, typename Entry>
-void gather_tile(const Rows<Entry>& rows, int64_t plane, int64_t pixel, float* buffer) {
-    Four tile[4];
+void gather_tiles(const Rows<Entry>& rows, int64_t plane, int64_t begin, int64_t end, float* buffer) {
+    const Entry* from[4];
     for (int i = 0; i < 4; ++i) {
-        float values[4];
-        const Entry* from = rows.at(plane + i, pixel) + (step < 0 ? -3 : 0);
-        for (int j = 0; j < 4; ++j) {
-            values[j] = widen<float>(from[j]);
-        }
-        tile[i] = load_as<Four>(values);
+        from[i] = rows.at(plane + i, begin) + (step < 0 ? -3 : 0);
     }
-    transpose(tile);
-    for (int j = 0; j < 4; ++j) {
-        store(tile[j], buffer + (pixel + (step < 0 ? 3 - j : j)) * kLanes<float> + plane);
+    float* to = buffer + begin * kLanes<float> + plane;
+    for (int64_t pixel = begin; pixel < end; pixel += 4, to += 4 * kLanes<float>) {
+        Four tile[4];
+        for (int i = 0; i < 4; ++i) {
+            float values[4];
+            for (int j = 0; j < 4; ++j) {
+                values[j] = widen<float>(from[i][j]);
+            }
+            tile[i] = load_as<Four>(values);
+            from[i] += 4 * step;
+        }
+        transpose(tile);
+        for (int j = 0; j < 4; ++j) {
+            store(tile[j], to + (step < 0 ? 3 - j : j) * kLanes<float>);
+        }
     }
 }
 
 template <typename Entry>
-void scatter_tile(const Rows<Entry>& rows, int64_t plane, int64_t pixel, const float* buffer) {
-    Four tile[4];
-    for (int j = 0; j < 4; ++j) {
-        tile[j] = load_as<Four>(buffer + (pixel + j) * kLanes<float> + plane);
-    }
-    transpose(tile);
+void scatter_tiles(const Rows<Entry>& rows, int64_t plane, int64_t begin, int64_t end, const float* buffer) {
+    Entry* to[4];
     for (int i = 0; i < 4; ++i) {
-        Entry* to = rows.at(plane + i, pixel);
+        to[i] = rows.at(plane + i, begin);
+    }
+    const float* from = buffer + begin * kLanes<float> + plane;
+    for (int64_t pixel = begin; pixel < end; pixel += 4, from += 4 * kLanes<float>) {
+        Four tile[4];
         for (int j = 0; j < 4; ++j) {
-            round_to(tile[i][j], to[j]);
+            tile[j] = load_as<Four>(from + j * kLanes<float>);
+        }
+        transpose(tile);
+        for (int i = 0; i < 4; ++i) {
+            for (int j = 0; j < 4; ++j) {
+                round_to(tile[i][j], to[i][j]);
+            }
+            to[i] += 4;
         }
     }
 }
 
-// Calls tile(plane, pixel) for all tiles of 4 x 4, and entry(plane, pixel) for what is left.
-template <typename Tile, typename Single>
-void for_each_tile(int64_t planes, int64_t pixels, const Tile& tile, const Single& single) {
+// Calls tiles(plane, begin, end) for tiles of 4 x 4, some of four planes at a time, whose lines of the buffer stay in
+// the L1 cache from one plane to the next; and single(plane, pixel) for what is left.
+template <typename Tiles, typename Single>
+void for_each_tile(int64_t planes, int64_t pixels, const Tiles& tiles, const Single& single) {
+    constexpr int64_t kPixelsAtOnce = 128;
     const int64_t whole_pixels = pixels / 4 * 4, whole_planes = planes / 4 * 4;
-    for (int64_t pixel = 0; pixel < whole_pixels; pixel += 4) {
+    for (int64_t begin = 0; begin < whole_pixels; begin += kPixelsAtOnce) {
         for (int64_t plane = 0; plane < whole_planes; plane += 4) {
-            tile(plane, pixel);
+            tiles(plane, begin, std::min(begin + kPixelsAtOnce, whole_pixels));
         }
     }
     for (int64_t plane = 0; plane < planes; ++plane) {
@@ -129,12 +147,14 @@ void gather_run(const Rows<const Entry>& rows, int64_t pixels, bool neighbours, 
     if constexpr (sizeof(T) == sizeof(float)) {
         if (rows.stride == 1) {
             return for_each_tile(
-                rows.planes, pixels, [&](int64_t plane, int64_t pixel) { gather_tile<1>(rows, plane, pixel, buffer); },
+                rows.planes, pixels,
+                [&](int64_t plane, int64_t begin, int64_t end) { gather_tiles<1>(rows, plane, begin, end, buffer); },
                 single);
         }
         if (rows.stride == -1) {
             return for_each_tile(
-                rows.planes, pixels, [&](int64_t plane, int64_t pixel) { gather_tile<-1>(rows, plane, pixel, buffer); },
+                rows.planes, pixels,
+                [&](int64_t plane, int64_t begin, int64_t end) { gather_tiles<-1>(rows, plane, begin, end, buffer); },
                 single);
         }
     }
@@ -162,7 +182,8 @@ void scatter_run(const Rows<Entry>& rows, int64_t pixels, bool neighbours, const
     if constexpr (sizeof(T) == sizeof(float)) {
         if (rows.stride == 1) {
             return for_each_tile(
-                rows.planes, pixels, [&](int64_t plane, int64_t pixel) { scatter_tile(rows, plane, pixel, buffer); },
+                rows.planes, pixels,
+                [&](int64_t plane, int64_t begin, int64_t end) { scatter_tiles(rows, plane, begin, end, buffer); },
                 single);
         }
     }
