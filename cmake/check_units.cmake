@@ -1,10 +1,10 @@
 # Fails if an object file of an instruction set has a symbol that the linker could merge with another unit's:
-#   cmake -DNM=nm -DOBJECTS=a.o;b.o -P check_units.cmake
+#   cmake -DNM=nm -DNAMESPACE=dcls::cpu::avx2 "-DOBJECTS=a.o;b.o" -P check_units.cmake
 # Undefined symbols may only be of the C library: an inline function of C++ that was not inlined would be weak (W, V, u).
 foreach(object IN LISTS OBJECTS)
   execute_process(COMMAND ${NM} --demangle ${object} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
   string(REGEX MATCHALL "[^\n]* [WVuBDTR] [^\n]*" exported "${symbols}")
-  list(FILTER exported EXCLUDE REGEX "dcls::cpu::(generic|avx2|avx512)::")
+  list(FILTER exported EXCLUDE REGEX "${NAMESPACE}::")
   if(exported)
     list(JOIN exported "\n  " exported)
     message(FATAL_ERROR "${object} has symbols that are not its own (csrc/cpu/instruction_set.h):\n  ${exported}")

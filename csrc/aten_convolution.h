@@ -11,10 +11,13 @@ inline Tensor batched(const Tensor& tensor, const ConvArguments& arguments) {
     return arguments.batched ? tensor : unsqueeze(tensor, 0);
 }
 
+inline Tensor unbatched(const Tensor& tensor, const ConvArguments& arguments) {
+    return arguments.batched ? tensor : squeeze(tensor, 0);
+}
+
 // `like` is the batched input.
 inline Tensor formatted(const Tensor& result, const Tensor& like, const ConvArguments& arguments) {
-    const Tensor contiguous_result = contiguous(result, memory_format_like(like));
-    return arguments.batched ? contiguous_result : squeeze(contiguous_result, 0);
+    return unbatched(contiguous(result, memory_format_like(like)), arguments);
 }
 
 // The gradient of a convolution's bias, in grad_output's dtype.

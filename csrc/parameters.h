@@ -49,9 +49,15 @@ void dispatch_version(Version version, const Body& body) {
     }
 }
 
+// Calls body.template operator()<T>() for a compute dtype.
+template <typename Body>
+void dispatch_compute_dtype(ScalarType dtype, const Body& body) {
+    dtype == ScalarType::Double ? body.template operator()<double>() : body.template operator()<float>();
+}
+
 template <typename Body>
 void dispatch(Version version, ScalarType dtype, const Body& body) {
-    dtype == ScalarType::Double ? dispatch_version<double>(version, body) : dispatch_version<float>(version, body);
+    dispatch_compute_dtype(dtype, [&]<typename T>() { dispatch_version<T>(version, body); });
 }
 
 }  // namespace dcls

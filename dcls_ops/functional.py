@@ -137,7 +137,7 @@ def conv2d(
             interpolates the input once per element and pixel and multiplies by the weights, in a time that hardly
             depends on kernel_size (likewise). It keeps a tile of columns at a time: at most 2**18 entries (1 MiB of
             float32) a thread, twice that in backward; only with more than 2**18 elements a filter, one pixel of one in
-            channel. "auto" takes the cheaper one; on the CPU it does not choose "direct" yet.
+            channel. "auto" takes the cheapest by an estimate.
 
     Returns:
         (N, O, *out) or (O, *out), in the input's dtype and memory format, with

@@ -94,7 +94,7 @@ OPERATORS = """
 import torch
 import dcls_ops
 
-image, kernel = torch.ones(1, 2, 4, 4), torch.ones(2, 1, 3, 3)
+image, kernel = torch.ones(1, 2, 8, 8), torch.ones(2, 1, 7, 7)
 ops = torch.ops.dcls
 for call in (
     lambda: ops.depthwise_conv2d(image, kernel),
@@ -137,7 +137,7 @@ def test_the_build_rejects_a_unit_that_shares_functions(tmp_path, optimisation):
     source, unit = tmp_path / "unit.cpp", tmp_path / "unit.o"
     source.write_text(UNIT)
     subprocess.run(["g++", "-std=c++20", optimisation, "-c", source, "-o", unit], check=True)
-    command = [Path(sys.executable).with_name("cmake"), "-DNM=nm", f"-DOBJECTS={unit}", "-P", CHECK_UNITS]
+    command = [Path(sys.executable).with_name("cmake"), "-DNM=nm", "-DNAMESPACE=dcls::cpu::avx2", f"-DOBJECTS={unit}", "-P", CHECK_UNITS]
     process = subprocess.run(command, capture_output=True, text=True)
     if optimisation == "-O0":
         assert process.returncode != 0

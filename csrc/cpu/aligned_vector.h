@@ -1,12 +1,13 @@
 // Vectors whose entries start at a multiple of kBufferAlignment bytes.
 #pragma once
 
-#include "alignment.h"
-
+#include <cstdint>
 #include <new>
 #include <vector>
 
 namespace dcls::cpu {
+
+constexpr int64_t kBufferAlignment = 64;  // of vectors, for every instruction set
 
 template <typename T>
 struct AlignedAllocator {

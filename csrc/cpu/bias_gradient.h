@@ -1,6 +1,7 @@
 // The gradient of a convolution's bias.
 #pragma once
 
+#include "../parameters.h"
 #include "parallel.h"
 #include "tiles.h"
 
@@ -13,7 +14,8 @@ inline Tensor sum_over_pixels(const Tensor& tensor, ScalarType dtype) {
     const Planes planes(tensor);
     const Axes extent = three_axes({tensor.sizes().begin() + 2, tensor.sizes().end()}, 1);
     const Tiling tiles(0, tensor.size(0), extent, kPixelsAtOnce);
-    const auto sum_into = [&]<typename T>(T* sums) {
+    dispatch_compute_dtype(dtype, [&]<typename T>() {
+        T* sums = result.mutable_data_ptr<T>();
         for_each_item(tensor.size(1), [&] {
             return [&, values = std::vector<T>(tiles.max_pixels())](int64_t channel) mutable {
                 sums[channel] = T(0);
@@ -29,9 +31,7 @@ inline Tensor sum_over_pixels(const Tensor& tensor, ScalarType dtype) {
                 }
             };
         });
-    };
-    dtype == ScalarType::Double ? sum_into(result.mutable_data_ptr<double>())
-                                : sum_into(result.mutable_data_ptr<float>());
+    });
     return result;
 }
 

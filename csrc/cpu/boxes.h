@@ -11,9 +11,9 @@ namespace dcls::cpu {
 // Of boxes from which `size` pixels are read at taps that reach further along each axis. `together` images are
 // interleaved (Boxes): all of a vector's, or 1.
 template <typename T>
-Layout layout(int64_t images, int64_t together, int64_t grids, const Axes& size, const Axes& reach) {
-    const int64_t multiple = together > 1 ? 1 : inner_loops<T>().direct.row_multiple;
-    const int64_t row = (ceil_div(size[2], multiple) * multiple + reach[2]) * together;
+Layout box_layout(int64_t images, int64_t together, int64_t grids, const Axes& size, const Axes& reach) {
+    const int64_t multiple = together > 1 ? 1 : inner_loops<T>().lanes;
+    const int64_t row = (round_up(size[2], multiple) + reach[2]) * together;
     const int64_t plane = (size[1] + reach[1]) * row;
     const int64_t grid = (size[0] + reach[0]) * plane;
     return {images * grids * grid, grids * grid, grid, plane, row};
@@ -58,7 +58,7 @@ class Boxes {
     Boxes(const Side& side, int64_t channels, int64_t images, int64_t together, const Axes& size, const Axes& reach)
         : side_(side),
           together_(together),
-          layout_(dcls::cpu::layout<T>(images, together, side.grid_count(), size, reach)),
+          layout_(box_layout<T>(images, together, side.grid_count(), size, reach)),
           entries_(channels * layout_.channel) {}
 
     T* at(int64_t channel, int64_t grid) { return &entries_[channel * layout_.channel + grid * layout_.grid]; }

@@ -1,11 +1,11 @@
 // Construction of dense kernels on the CPU.
 //
-// One filter (out channel, in channel) at a time: K(L_1 + .. + L_d) per-axis factors are tabulated (factor_loops.h),
-// then each element adds the outer product of its factors to the filter's L_1 x .. x L_d taps, limited to the taps it
-// touches (tap_loops.h). Backward contracts the filter's gradient with the same factors. A filter belongs to one thread
-// and its elements are visited in order, so results do not depend on the number of threads; scratch memory is one
-// filter's. Bound by the factors (exponentials for "gauss") at small kernels and by 1 (forward) or 3 (backward)
-// multiply-adds per element and tap at large ones.
+// One filter (out channel, in channel) at a time: K(L_1 + .. + L_d) per-axis factors are tabulated
+// (inner_loops/factors.h), then each element adds the outer product of its factors to the filter's L_1 x .. x L_d taps,
+// limited to the taps it touches (inner_loops/outer_products.h). Backward contracts the filter's gradient with the same
+// factors. A filter belongs to one thread and its elements are visited in order, so results do not depend on the number
+// of threads; scratch memory is one filter's. Bound by the factors (exponentials for "gauss") at small kernels and by 1
+// (forward) or 3 (backward) multiply-adds per element and tap at large ones.
 //
 // Every filter is treated as three-dimensional (filter_factors.h); backward skips missing axes.
 #include "construct_kernel.h"
@@ -38,7 +38,7 @@ template <Version version, typename T>
 void forward(const Filters& filters, const Parameters<T>& parameters, T* kernel) {
     const FilterLoops<T>& loops = filter_loops<T>(version);
     for_each_filter<version, T, false>(filters, parameters, [&] {
-        return [&, padded = padded_taps<version, T>(filters)](int64_t filter, const auto& factors) mutable {
+        return [&, padded = padded_taps<T>(filters)](int64_t filter, const auto& factors) mutable {
             loops.sum_outer_products(factors.elements(), parameters.weight + filter * filters.kernel_count,
                                      padded.data(), kernel + filter * filters.tap_count);
         };

@@ -1,4 +1,4 @@
-// The CPU construction kernels, for the other CPU operators that need a dense kernel.
+// Construction of dense kernels on the CPU, and its gradients.
 #pragma once
 
 #include "../checks.h"

@@ -14,7 +14,7 @@
 // contracted with its elements. Each result belongs to one work item and is summed in one order, so results do not
 // depend on the number of threads.
 //
-// Bound by the sums: one load and one multiply-add for each touched tap and vector of pixels.
+// Bound by the sums (inner_loops/tap_sums.h).
 #include "conv_direct.h"
 
 #include "../aten_convolution.h"
@@ -27,10 +27,11 @@ namespace dcls::cpu {
 namespace {
 
 // What a work item has at a time, so that it stays in a core's L2 cache: pixels of a tile, and entries of windows and
-// of results where more than one fit (128 and 256 KiB of float32).
+// of results where more than one fit (256 KiB of float32 each).
 constexpr int64_t kTilePixels = 1 << 13;
 constexpr int64_t kWindowEntries = 1 << 16;
 constexpr int64_t kResultEntries = 1 << 16;
+// Entries of a channel's window that fit the L1 cache.
 constexpr int64_t kInterleavedEntries = 1 << 13;
 // Source channels are read together until about so many taps are.
 constexpr int64_t kTapsAtOnce = 32;
@@ -54,7 +55,7 @@ struct Problem {
           filters(convolution.kernel),
           parameters(prepared.pointers<T>()),
           reach(reach_of(geometry)),
-          together(interleaves_images(geometry) ? inner_loops<T>().direct.row_multiple : 1) {}
+          together(interleaves_images(geometry) ? inner_loops<T>().lanes : 1) {}
 
     // Images, or groups of those that are interleaved.
     int64_t images() const { return ceil_div(geometry.images, together); }
@@ -75,7 +76,7 @@ template <typename T>
 Tiling make_tiles(const Problem<T>& problem, const Axes& extent, const Side& source, int64_t most) {
     const int64_t image = product(extent);
     if (image > 0 && image < most) {
-        const int64_t window = layout<T>(1, problem.together, source.grid_count(), extent, problem.reach).image;
+        const int64_t window = box_layout<T>(1, problem.together, source.grid_count(), extent, problem.reach).image;
         most = image * std::clamp<int64_t>(kWindowEntries / window, 1, most / image);
     }
     return {0, problem.images(), extent, most};
@@ -109,8 +110,8 @@ class Sum {
         : problem(problem_), direction(direction_), source(source_), result(result_), tiles(cut_into_tiles()) {
         const int64_t images = tiles.images(), axes = kAxes - problem.geometry.first_axis;
         const int64_t taps = problem.geometry.kernel_count << axes;  // at least two an axis
-        const Layout window = layout<T>(images, problem.together, source.grid_count(), tiles.size(), problem.reach);
-        const Layout results = layout<T>(images, problem.together, result.grid_count(), tiles.size(), {});
+        const Layout window = box_layout<T>(images, problem.together, source.grid_count(), tiles.size(), problem.reach);
+        const Layout results = box_layout<T>(images, problem.together, result.grid_count(), tiles.size(), {});
         window_channels = std::min(channels_within(kWindowEntries, window, source), ceil_div(kTapsAtOnce, taps));
         const int64_t planes = problem.geometry.groups * tiles.count() * result.channels;
         block_channels = std::min(channels_within(kResultEntries, results, result), ceil_div(planes, kItems));
@@ -237,9 +238,9 @@ class FilterCorrelation {
           output(output_),
           tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels / problem.together)) {
         const int64_t images = tiles.images(), together = problem.together;
-        const Layout windows = layout<T>(images, together, input.grid_count(), tiles.size(), problem.reach);
+        const Layout windows = box_layout<T>(images, together, input.grid_count(), tiles.size(), problem.reach);
         in_channels = channels_within(kWindowEntries, windows, input);
-        out_channels = channels_within(kResultEntries, layout<T>(images, together, 1, tiles.size(), {}), output);
+        out_channels = channels_within(kResultEntries, box_layout<T>(images, together, 1, tiles.size(), {}), output);
         count_blocks();
         while (items() < kItems && std::max(in_channels, out_channels) > 1) {
             int64_t& larger = in_channels > out_channels ? in_channels : out_channels;
@@ -365,9 +366,9 @@ class CorrelationWorker {
 bool interleaves_images(const Geometry& geometry) {
     // Where this fills vectors at least half as well as rows of pixels do, because unaligned loads take twice as long,
     // and where a channel's window still fits the L1 cache.
-    const int64_t lanes = inner_loops<float>().direct.row_multiple, width = geometry.output[2];
+    const int64_t lanes = inner_loops<float>().lanes, width = geometry.output[2];
     const auto filled = [&](int64_t count) {
-        return static_cast<double>(count) / static_cast<double>(ceil_div(count, lanes) * lanes);
+        return static_cast<double>(count) / static_cast<double>(round_up(count, lanes));
     };
     const Axes reach = reach_of(geometry);
     int64_t window = lanes;
@@ -393,7 +394,7 @@ Tensor conv_direct(const Convolution& convolution, const OptionalTensor& bias) {
         sum_over_taps<version, T>(problem, Direction::forward, input_side, output_side,
                                   wide_bias.has_value() ? wide_bias->const_data_ptr<T>() : nullptr);
     });
-    return arguments.batched ? output : squeeze(output, 0);
+    return unbatched(output, arguments);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Tensor& grad_output,
@@ -426,11 +427,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Te
         }
         grad_parameters = gradients.take(weight.scalar_type());
     });
-    if (needs_input && !arguments.batched) {
-        grad_input = squeeze(grad_input, 0);
-    }
     const auto& [grad_weight, grad_positions, grad_sigma] = grad_parameters;
-    return {grad_input, grad_weight, grad_positions, grad_sigma, cast(grad_bias, input_dtype)};
+    return {needs_input ? unbatched(grad_input, arguments) : grad_input, grad_weight, grad_positions, grad_sigma,
+            cast(grad_bias, input_dtype)};
 }
 
 }  // namespace dcls::cpu

@@ -1,4 +1,4 @@
-// method "direct" on the CPU: convolution that visits only the taps that elements touch.
+// Method "direct" on the CPU: convolution that visits only the taps that elements touch.
 #pragma once
 
 #include "../conv.h"

@@ -17,11 +17,10 @@
 #include "conv_im2col.h"
 
 #include "../aten_convolution.h"
-#include "filter_tables.h"
+#include "bias_gradient.h"
+#include "filter_factors.h"
 #include "parallel.h"
 #include "separable.h"
-
-#include <numeric>
 
 namespace dcls::cpu {
 namespace {
@@ -179,7 +178,7 @@ class ForwardWorker {
 
 // Which gradients are asked for, and what they need.
 struct Wanted {
-    bool input, weight, positions, sigma, bias;
+    bool input, weight, positions, sigma;
 
     bool contractions() const { return positions || sigma; }
     bool columns() const { return weight || contractions(); }
@@ -206,7 +205,6 @@ struct Cut {
 template <typename T>
 struct ChunkSums {
     Tensor weight;                             // (chunks * O, (I/g) K), of the normalised weight
-    std::vector<T> bias;                       // (chunks, O)
     std::vector<Contraction<T>> contractions;  // (chunks, groups, (I/g) K), of elements with a normalised weight
 
     ChunkSums(const Problem<T>& problem, const Cut& cut, const Wanted& wanted) {
@@ -214,7 +212,6 @@ struct ChunkSums {
         const int64_t rows = cut.chunks * geometry.groups * geometry.out_channels;
         weight = matrix(problem.buffer(wanted.weight ? rows * geometry.elements() : 0), wanted.weight ? rows : 0,
                         geometry.elements());
-        bias.resize(rows);
         contractions.resize(cut.chunks * geometry.groups * geometry.elements());
     }
 };
@@ -283,10 +280,6 @@ class BackwardWorker {
         for (int64_t o = group_ * geometry_.out_channels; o < (group_ + 1) * geometry_.out_channels;
              ++o, row += pixels) {
             grad_output_.read(o, tile, row);
-            if (wanted_.bias && block_ == 0) {
-                T& sum = sums_.bias[chunk_ * geometry_.groups * geometry_.out_channels + o];
-                sum = std::accumulate(row, row + pixels, sum);
-            }
         }
     }
 
@@ -397,7 +390,7 @@ Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias) {
         for_each_item(geometry.groups * tiles.count(),
                       [&] { return ForwardWorker<version, T>(problem, tiles, bias_values, output_planes); });
     });
-    return arguments.batched ? output : squeeze(output, 0);
+    return unbatched(output, arguments);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Tensor& grad_output,
@@ -409,8 +402,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Te
     const PreparedParameters prepared(weight, positions, sigma, dtype);
     const Geometry geometry(kernel_arguments, arguments, batched_input);
     const Cut cut(geometry);
-    const Wanted wanted{output_mask[0], output_mask[1], output_mask[2], output_mask[3] && sigma.has_value(),
-                        output_mask[4]};
+    const Wanted wanted{output_mask[0], output_mask[1], output_mask[2], output_mask[3] && sigma.has_value()};
     const auto allocate = [&](bool ask, const IntList& shape) {
         return ask ? empty(shape, dtype, weight) : not_computed(dtype, weight);
     };
@@ -419,8 +411,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Te
     const Tensor grad_weight = allocate(wanted.weight, sizes(weight));
     const Tensor grad_positions = allocate(wanted.positions, sizes(positions));
     const Tensor grad_sigma = allocate(wanted.sigma, sizes(positions));
-    const Tensor grad_bias = allocate(wanted.bias, {weight.size(0)});
     const Tensor batched_grad_output = batched(grad_output, arguments);
+    const Tensor grad_bias = output_mask[4] ? sum_over_pixels(batched_grad_output, dtype) : not_computed(dtype, weight);
     const Planes grad_output_planes(batched_grad_output);
 
     dispatch(kernel_arguments.version, dtype, [&]<Version version, typename T>() {
@@ -436,9 +428,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Te
         if (wanted.weight) {
             add_chunks(sums.weight.template const_data_ptr<T>(), cut.chunks, grad_weight,
                        [&](int64_t e) { return problem.inverse[e % geometry.elements()]; });
-        }
-        if (wanted.bias) {
-            add_chunks(sums.bias.data(), cut.chunks, grad_bias, [](int64_t) { return T(1); });
         }
         if (wanted.contractions()) {
             add_contractions<version>(problem, sums.contractions, pointer(wanted.positions, grad_positions),

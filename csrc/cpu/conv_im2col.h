@@ -1,4 +1,4 @@
-// method "im2col" on the CPU: convolution with positions that all out channels share.
+// Method "im2col" on the CPU: convolution with positions that all out channels share.
 #pragma once
 
 #include "../conv.h"

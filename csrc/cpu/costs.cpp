@@ -8,6 +8,9 @@
 namespace dcls::cpu {
 namespace {
 
+// PyTorch's convolution writes out columns for a matrix product beyond.
+constexpr int64_t kMostPaddingOfFastAten = 6;
+
 // Of the two passes; backward is all gradients.
 struct Constant {
     double forward, backward;
@@ -58,12 +61,18 @@ double taps_inside(const Geometry& geometry) {
 
 }  // namespace
 
+bool is_faster_in_aten(const IntList& kernel_size, const IntList& padding) {
+    constexpr int64_t kMostTaps = 25;
+    return kernel_size.size() == 2 && kernel_size[0] * kernel_size[1] <= kMostTaps &&
+           std::ranges::max(padding) <= kMostPaddingOfFastAten;
+}
+
 double construct_cost(const Convolution& convolution, Pass pass) {
     // Once for a filter: an element's factors, and a multiply-add for each of its taps.
     constexpr Constant kElement{2000, 2500}, kElementTap{7, 15};
     // Depthwise, by our own kernel, or PyTorch's for small ones.
     constexpr Constant kDepthwiseTap{0.75, 1.2}, kDepthwisePixel{35, 60}, kSmallDepthwisePixel{20, 60};
-    // Otherwise PyTorch's convolution, which with more than a padding of 6 writes out columns for a matrix product.
+    // Otherwise PyTorch's convolution.
     constexpr Constant kTap{0.55, 0.65}, kColumnTap{0.6, 1.05}, kColumn{30, 55};
     constexpr double kFewest = 6;  // out channels that are there to compute, as it were, beside the real ones
     const Geometry geometry = geometry_of(convolution);
@@ -74,8 +83,9 @@ double construct_cost(const Convolution& convolution, Pass pass) {
                           (kElement(pass) + kElementTap(pass) * touched_by_element(convolution)) / pixels(geometry);
     double convolving = 0;
     if (is_depthwise(geometry)) {
-        const bool is_small = taps <= kMostTapsOfSmall && !has_columns;
-        convolving = (is_small ? kSmallDepthwisePixel(pass) : kDepthwisePixel(pass)) +
+        convolving = (is_faster_in_aten(convolution.kernel.kernel_size, convolution.arguments.padding)
+                          ? kSmallDepthwisePixel(pass)
+                          : kDepthwisePixel(pass)) +
                      kDepthwiseTap(pass) * taps_inside(geometry);
     } else {
         convolving = taps * (has_columns ? kColumnTap(pass) * out_channels + kColumn(pass)

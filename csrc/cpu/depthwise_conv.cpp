@@ -12,8 +12,8 @@
 // images in order. Each result belongs to one work item and is summed in one order, so results do not depend on the
 // number of threads.
 //
-// Bound by the multiply-adds inside the image for large kernels (lane_correlation.h), and by the gathering for small
-// ones, about as long as 20 to 40 taps take.
+// Bound by the multiply-adds inside the image for large kernels (inner_loops/lane_correlation.h), by the gathering for
+// small ones (costs.cpp has both).
 #include "depthwise_conv.h"
 
 #include "../aten_convolution.h"
@@ -46,7 +46,7 @@ struct View {
 
     View(const Tensor& tensor, Kind kind)
         : data(tensor.data_ptr()),
-          storage(storage_of(tensor)),
+          storage(storage_of(tensor.scalar_type())),
           image_stride(kind == Kind::images ? tensor.stride(0) : 0),
           channel_stride(tensor.stride(kind == Kind::images ? 1 : 0)),
           size(three_axes({tensor.sizes().begin() + 2, tensor.sizes().end()}, 1)),
@@ -108,13 +108,13 @@ struct Operation {
 };
 
 // How rows are computed (depthwise_loops.h).
-class Columns {
+class RowPlanner {
  public:
-    Columns(const Operation& operation, Held held, int64_t most_columns) : held_(held) {
+    RowPlanner(const Operation& operation, Held held, int64_t most_in_block) : held_(held) {
         const int64_t results = operation.result.size[2], result_step = operation.result_step[2];
         const int64_t taps = operation.kernel.size[2], kernel_step = operation.kernel_step[2];
         const int64_t pixels = operation.source.size[2], padding = operation.padding[2];
-        const int64_t count = ceil_div(results, most_columns);
+        const int64_t count = ceil_div(results, most_in_block);
         for (int64_t b = 0; b < count; ++b) {
             const int64_t first = results * b / count, last = results * (b + 1) / count - 1;
             // What the first and the last result of the block read, at the kernel's first tap.
@@ -134,7 +134,7 @@ class Columns {
     // Multiply-adds of a row of results with one row of kernel and source.
     int64_t cost() const {
         int64_t cost = 0;
-        for (const ColumnBlock& block : blocks_) {
+        for (const RowBlock& block : blocks_) {
             cost += block.count * (block.end - block.begin);
         }
         return cost;
@@ -144,11 +144,11 @@ class Columns {
     int64_t after(Held operand) const { return operand == held_ ? 0 : after_; }
     int64_t zeros(Held operand) const { return before(operand) + after(operand); }
 
-    ColumnPlan plan() const { return {held_, before_, after_, blocks_.data(), static_cast<int64_t>(blocks_.size())}; }
+    RowPlan plan() const { return {held_, before_, after_, blocks_.data(), static_cast<int64_t>(blocks_.size())}; }
 
  private:
     // A block that reads entries `lowest` to `highest` of the other operand, which has `entries`.
-    void add(const ColumnBlock& block, int64_t lowest, int64_t highest, int64_t entries) {
+    void add(const RowBlock& block, int64_t lowest, int64_t highest, int64_t entries) {
         if (block.begin < block.end) {
             blocks_.push_back(block);
             before_ = std::max(before_, -lowest);
@@ -158,14 +158,14 @@ class Columns {
 
     Held held_;
     int64_t before_ = 0, after_ = 0;
-    std::vector<ColumnBlock> blocks_;
+    std::vector<RowBlock> blocks_;
 };
 
 // The cheaper way. To hold the source, the other operand's entries must follow each other.
-Columns make_columns(const Operation& operation, int64_t most_columns) {
-    Columns hold_kernel(operation, Held::kernel, most_columns);
+RowPlanner plan_rows(const Operation& operation, int64_t most_in_block) {
+    RowPlanner hold_kernel(operation, Held::kernel, most_in_block);
     if (operation.kernel_step[2] == 1) {
-        Columns hold_source(operation, Held::source, most_columns);
+        RowPlanner hold_source(operation, Held::source, most_in_block);
         if (hold_source.cost() < hold_kernel.cost()) {
             return hold_source;
         }
@@ -176,10 +176,10 @@ Columns make_columns(const Operation& operation, int64_t most_columns) {
 // An operation on some of the results or of the kernel, ready to run.
 struct Part {
     Operation operation;
-    Columns columns;
+    RowPlanner rows;
 
-    Part(const Operation& operation_, int64_t most_columns)
-        : operation(cropped(operation_)), columns(make_columns(operation, most_columns)) {}
+    Part(const Operation& operation_, int64_t most_in_block)
+        : operation(cropped(operation_)), rows(plan_rows(operation, most_in_block)) {}
 
  private:
     static Operation cropped(Operation operation) {
@@ -233,20 +233,20 @@ class Correlator {
     T* start_results(int64_t pixels) { return result_ = grown(results_, pixels * loops_.lanes); }
 
     void load_kernel(const Part& part, int64_t channel_block, int64_t image_block) {
-        kernel_ = load(part.operation.kernel, part.columns, Held::kernel, channel_block, image_block, kernels_);
+        kernel_ = load(part.operation.kernel, part.rows, Held::kernel, channel_block, image_block, kernels_);
     }
     void load_source(const Part& part, int64_t channel_block, int64_t image_block) {
-        source_ = load(part.operation.source, part.columns, Held::source, channel_block, image_block, sources_);
+        source_ = load(part.operation.source, part.rows, Held::source, channel_block, image_block, sources_);
     }
 
     // Adds to the results.
     void run(const Part& part) const {
         const Operation& o = part.operation;
-        loops_.correlate({result_, kernel_, source_, o.result.size, o.kernel.size, o.source.size, o.result_step,
-                          o.kernel_step, o.padding, part.columns.plan()});
+        loops_.depthwise.correlate({result_, kernel_, source_, o.result.size, o.kernel.size, o.source.size,
+                                    o.result_step, o.kernel_step, o.padding, part.rows.plan()});
     }
 
-    void store_results(const LanePlanes& planes) const { loops_.scatter(result_, planes); }
+    void store_results(const LanePlanes& planes) const { loops_.depthwise.scatter(result_, planes); }
 
  private:
     static T* grown(AlignedVector<T>& buffer, int64_t entries) {
@@ -254,17 +254,17 @@ class Correlator {
         return buffer.data();
     }
 
-    const T* load(const View& view, const Columns& columns, Held operand, int64_t channel_block, int64_t image_block,
+    const T* load(const View& view, const RowPlanner& rows, Held operand, int64_t channel_block, int64_t image_block,
                   AlignedVector<T>& buffer) {
-        const int64_t row = view.size[2] + columns.zeros(operand);
+        const int64_t row = view.size[2] + rows.zeros(operand);
         T* entries = grown(buffer, view.size[0] * view.size[1] * row * loops_.lanes);
-        loops_.gather(lanes_.planes(view, channel_block, image_block), columns.before(operand), columns.after(operand),
-                      entries);
+        loops_.depthwise.gather(lanes_.planes(view, channel_block, image_block), rows.before(operand),
+                                rows.after(operand), entries);
         return entries;
     }
 
     const Lanes& lanes_;
-    const DepthwiseLoops<T>& loops_ = inner_loops<T>().depthwise;
+    const InnerLoops<T>& loops_ = inner_loops<T>();
     AlignedVector<T> results_, kernels_, sources_;
     T* result_ = nullptr;
     const T *kernel_ = nullptr, *source_ = nullptr;
@@ -285,7 +285,7 @@ void fill(T* results, int64_t pixels, int64_t lanes, const T* bias, int64_t chan
 // For the results of every image and channel. bias: of the results, or null.
 template <typename T>
 void correlate_images(const Operation& operation, int64_t images, int64_t channels, const T* bias) {
-    const DepthwiseLoops<T>& loops = inner_loops<T>().depthwise;
+    const InnerLoops<T>& loops = inner_loops<T>();
     const Lanes lanes(images, channels, loops.lanes);
     const int64_t blocks = lanes.channel_blocks() * lanes.image_blocks();
     const int64_t most_pixels = std::max<int64_t>(kTilePixels / product(operation.result_step), 1);
@@ -297,7 +297,7 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
         if (const Tile tile = tiles[t]; tile.pixels() > 0) {
             Operation part = operation;
             part.select_results(tile);
-            parts.emplace_back(part, loops.most_columns);
+            parts.emplace_back(part, loops.depthwise.most_in_block);
         }
     }
 
@@ -326,10 +326,10 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
     });
 }
 
-// For results that are a kernel's, summed over images. (The operation's kernel are images as well.)
+// For results that are a kernel's, summed over images; the operation's kernel is images too, the output's gradient.
 template <typename T>
 void correlate_over_images(const Operation& operation, int64_t images, int64_t channels) {
-    const DepthwiseLoops<T>& loops = inner_loops<T>().depthwise;
+    const InnerLoops<T>& loops = inner_loops<T>();
     const Lanes lanes(images, channels, loops.lanes);
     const int64_t wanted_boxes = ceil_div(kItems, std::max<int64_t>(lanes.channel_blocks(), 1));
     const Tiling boxes(0, 1, operation.result.size, ceil_div(product(operation.result.size), wanted_boxes));
@@ -349,7 +349,7 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
                 if (tile.is_empty()) {
                     continue;
                 }
-                const Part part(tile, loops.most_columns);
+                const Part part(tile, loops.depthwise.most_in_block);
                 for (int64_t image_block = 0; image_block < lanes.image_blocks() && !part.operation.is_empty();
                      ++image_block) {
                     correlator.load_kernel(part, channel_block, image_block);
@@ -390,16 +390,11 @@ void correlate_back(const View& grad_output, const View& kernel, const View& gra
     }
 }
 
-template <typename Body>
-void dispatch_dtype(ScalarType dtype, const Body& body) {
-    dtype == ScalarType::Double ? body.template operator()<double>() : body.template operator()<float>();
-}
-
 }  // namespace
 
-bool is_depthwise(const Tensor& input, const IntList& kernel_shape, const ConvArguments& arguments) {
+bool is_depthwise(const Tensor& input, const Tensor& kernel, const ConvArguments& arguments) {
     const int64_t in_channels = input.size(arguments.batched ? 1 : 0);
-    return arguments.groups == in_channels && kernel_shape[0] == in_channels;
+    return arguments.groups == in_channels && kernel.size(0) == in_channels;
 }
 
 Tensor depthwise_conv(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
@@ -415,11 +410,11 @@ Tensor depthwise_conv(const Tensor& input, const Tensor& kernel, const OptionalT
                               three_axes(arguments.stride, 1),
                               {1, 1, 1},
                               three_axes(arguments.padding, 0)};
-    dispatch_dtype(dtype, [&]<typename T>() {
+    dispatch_compute_dtype(dtype, [&]<typename T>() {
         correlate_images<T>(operation, output.size(0), output.size(1),
                             bias.has_value() ? wide_bias.const_data_ptr<T>() : nullptr);
     });
-    return arguments.batched ? output : squeeze(output, 0);
+    return unbatched(output, arguments);
 }
 
 std::array<Tensor, 3> depthwise_conv_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
@@ -434,7 +429,7 @@ std::array<Tensor, 3> depthwise_conv_backward(const Tensor& grad_output, const T
     const Tensor grad_kernel = needs_kernel ? empty(sizes(kernel), dtype, input) : not_computed(dtype, input);
     const View grad_output_view(batched_grad, View::Kind::images);
 
-    dispatch_dtype(dtype, [&]<typename T>() {
+    dispatch_compute_dtype(dtype, [&]<typename T>() {
         if (needs_input) {
             correlate_back<T>(grad_output_view, View(kernel, View::Kind::kernels), View(grad_input, View::Kind::images),
                               arguments, images, channels);
@@ -446,12 +441,9 @@ std::array<Tensor, 3> depthwise_conv_backward(const Tensor& grad_output, const T
             correlate_over_images<T>(operation, images, channels);
         }
     });
-    if (needs_input && !arguments.batched) {
-        grad_input = squeeze(grad_input, 0);
-    }
     const Tensor grad_bias =
         needs_bias ? cast(sum_over_pixels(batched_grad, dtype), input_dtype) : not_computed(input_dtype, input);
-    return {grad_input, grad_kernel, grad_bias};
+    return {needs_input ? unbatched(grad_input, arguments) : grad_input, grad_kernel, grad_bias};
 }
 
 }  // namespace dcls::cpu

@@ -1,4 +1,5 @@
-// Convolution of every channel with a filter of its own, along 1 to 3 axes.
+// Convolution of every channel with a filter of its own, along 1 to 3 axes: operator depthwise_conv2d, and depthwise
+// kernels of method "construct".
 #pragma once
 
 #include "../checks.h"
@@ -7,8 +8,8 @@
 
 namespace dcls::cpu {
 
-// Whether a kernel of that shape (O, I/g, *L) is for in channels as many as out channels and groups.
-bool is_depthwise(const Tensor& input, const IntList& kernel_shape, const ConvArguments& arguments);
+// Whether in channels are as many as out channels and groups.
+bool is_depthwise(const Tensor& input, const Tensor& kernel, const ConvArguments& arguments);
 
 // kernel: (C, 1, *L), in the input's dtype.
 Tensor depthwise_conv(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,

@@ -1,13 +1,12 @@
-// What the inner loops of depthwise convolutions work on (lanes.h, lane_correlation.h).
+// What the inner loops of depthwise convolutions work on (inner_loops/lanes.h, lane_correlation.h).
 //
 // A *plane* is one channel of one image. Convolution treats planes alike and apart from each other, so each lane of a
 // vector takes a plane of its own: no lane ever needs another's value, whatever the kernel, the stride and the width of
 // the image. Planes are gathered into buffers [z][y][x][lane] of the compute dtype, which start at a multiple of
-// kBufferAlignment bytes.
+// kBufferAlignment bytes (aligned_vector.h).
 #pragma once
 
 #include "../axes.h"
-#include "alignment.h"
 
 namespace dcls::cpu {
 
@@ -25,7 +24,7 @@ struct LanePlanes {
 };
 
 // Results `first` to `first + count` of a row, and the range of the held operand that they need.
-struct ColumnBlock {
+struct RowBlock {
     int64_t first, count, begin, end;
 };
 
@@ -34,10 +33,10 @@ struct ColumnBlock {
 // zeros at their ends, so that a block need not be cut where they end.
 enum class Held { kernel, source };
 
-struct ColumnPlan {
+struct RowPlan {
     Held held;
     int64_t zeros_before, zeros_after;
-    const ColumnBlock* blocks;
+    const RowBlock* blocks;
     int64_t block_count;
 };
 
@@ -49,12 +48,12 @@ struct Correlation {
     T* result;
     const T *kernel, *source;
     Axes result_size, kernel_size, source_size, result_step, kernel_step, padding;
-    ColumnPlan columns;
+    RowPlan rows;
 };
 
 template <typename T>
 struct DepthwiseLoops {
-    int64_t lanes, most_columns;  // most_columns: of a block
+    int64_t most_in_block;  // results of a row
 
     // Reads planes into a buffer whose rows get zeros at their ends. Lanes without a plane are 0.
     void (*gather)(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after, T* buffer);

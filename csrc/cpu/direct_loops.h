@@ -1,4 +1,4 @@
-// What the inner loops of method "direct" work on (tap_sums.h).
+// What the inner loops of method "direct" work on (inner_loops/tap_sums.h).
 #pragma once
 
 #include "../axes.h"
@@ -37,9 +37,7 @@ struct TapSum {
 
 template <typename T>
 struct DirectLoops {
-    // Rows in boxes are a multiple of this long, but for what taps reach further.
-    int64_t row_multiple;
-
+    // Rows in boxes are whole vectors long, but for what taps reach further.
     // results[p] += sum over taps of coefficient * source[p + offset], for all pixels p. What lies past the ends of
     // rows is read and added to as well.
     void (*add_taps)(const TapSum<T, T>& sum, const TapList<T>& list);

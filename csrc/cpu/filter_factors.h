@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../filters.h"
+#include "../parameters.h"
 #include "aligned_vector.h"
 #include "instruction_set.h"
 
@@ -12,11 +13,13 @@ namespace dcls::cpu {
 template <Version version, typename T, bool with_derivatives>
 class FilterFactors {
  public:
-    FilterFactors(const Axes& extent, int first_axis, int64_t kernel_count)
-        : loops_(filter_loops<T>(version)), axes_(kernel_count * kAxes) {
+    explicit FilterFactors(const Filters& filters)
+        : loops_(filter_loops<T>(version)), axes_(filters.kernel_count * kAxes) {
+        const auto& [extent, first_axis, kernel_count] =
+            std::tie(filters.extent, filters.first_axis, filters.kernel_count);
         Axes room{};
         for (int axis = 0; axis < kAxes; ++axis) {
-            room[axis] = round_up(extent[axis], loops_.lanes);
+            room[axis] = round_up(extent[axis], inner_loops<T>().lanes);
         }
         storage_.resize(kernel_count * (room[0] + room[1] + room[2]) * 3);
         T* next = storage_.data();
@@ -54,10 +57,36 @@ std::array<AxisSums<T>, kAxes> sums(const AxisFactors<T>* axes) {
 }
 
 // Room for the taps of a filter in rows of whole vectors; all 0.
-template <Version version, typename T>
+template <typename T>
 AlignedVector<T> padded_taps(const Filters& filters) {
-    const int64_t lanes = filter_loops<T>(version).lanes;
-    return AlignedVector<T>(filters.extent[0] * filters.extent[1] * round_up(filters.extent[2], lanes));
+    return AlignedVector<T>(filters.extent[0] * filters.extent[1] *
+                            round_up(filters.extent[2], inner_loops<T>().lanes));
 }
+
+// The factors of one filter after the other.
+template <Version version, typename T, bool with_derivatives>
+class FilterTables {
+ public:
+    FilterTables(const Filters& filters, const Parameters<T>& parameters)
+        : filters_(filters), parameters_(parameters), factors_(filters) {}
+
+    // Tabulated anew where the last filter asked for had other positions.
+    const FilterFactors<version, T, with_derivatives>& of(int64_t filter) {
+        const int64_t position_filter = filters_.position_filter(filter);
+        if (position_filter != tabulated_) {
+            const int64_t at = position_filter * filters_.kernel_count;
+            factors_.tabulate(parameters_.positions + at, has_sigma(version) ? parameters_.sigma + at : nullptr,
+                              filters_.position_filters() * filters_.kernel_count);
+            tabulated_ = position_filter;
+        }
+        return factors_;
+    }
+
+ private:
+    const Filters& filters_;
+    Parameters<T> parameters_;
+    FilterFactors<version, T, with_derivatives> factors_;
+    int64_t tabulated_ = -1;
+};
 
 }  // namespace dcls::cpu

@@ -1,8 +1,7 @@
-// What the inner loops of a filter's elements work on (factor_loops.h, tap_loops.h).
+// What the inner loops of a filter's elements work on (inner_loops/factors.h, outer_products.h).
 #pragma once
 
 #include "../contraction.h"
-#include "alignment.h"
 
 namespace dcls::cpu {
 
@@ -15,8 +14,8 @@ struct AxisFactors {
     AxisSums<T> sums;
 };
 
-// The elements of one filter. Arrays of factors start at a multiple of kBufferAlignment bytes and end with a whole
-// vector. Missing leading axes have one tap and the factor 1.
+// The elements of one filter. Arrays of factors start at a multiple of kBufferAlignment bytes (aligned_vector.h) and
+// end with a whole vector. Missing leading axes have one tap and the factor 1.
 template <typename T>
 struct FilterElements {
     Axes extent;
@@ -29,8 +28,6 @@ struct FilterElements {
 // whole vectors.
 template <typename T>
 struct FilterLoops {
-    int64_t lanes;
-
     // Sets the factors, without and with derivatives. positions and sigma point at the filter's first element on the
     // first axis; axis_stride leads to the next axis.
     using Tabulate = void (*)(const FilterElements<T>&, const T* positions, const T* sigma, int64_t axis_stride);

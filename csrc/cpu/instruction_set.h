@@ -15,6 +15,7 @@ namespace dcls::cpu {
 
 template <typename T>
 struct InnerLoops {
+    int64_t lanes;  // of a vector
     DepthwiseLoops<T> depthwise;
     DirectLoops<T> direct;
     std::array<FilterLoops<T>, kVersionCount> filters;

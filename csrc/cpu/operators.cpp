@@ -13,12 +13,6 @@
 namespace dcls::cpu {
 namespace {
 
-bool is_small(const Tensor& kernel, const ConvArguments& arguments) {
-    return kernel.dim() == 4 && kernel.scalar_type() != ScalarType::Double &&
-           kernel.size(2) * kernel.size(3) <= kMostTapsOfSmall &&
-           std::ranges::max(arguments.padding) <= kMostPaddingOfFastAten;
-}
-
 struct Backend {
     static constexpr auto construct_kernel = cpu::construct_kernel;
     static constexpr auto construct_kernel_backward = cpu::construct_kernel_backward;
@@ -42,14 +36,17 @@ struct Backend {
 
     static Tensor dense(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
                         const ConvArguments& arguments) {
-        return is_depthwise(input, sizes(kernel), arguments) && !is_small(kernel, arguments)
-                   ? depthwise_conv(input, cast(kernel, input.scalar_type()), bias, arguments)
-                   : aten_dense(input, kernel, bias, arguments);
+        const bool is_ours =
+            is_depthwise(input, kernel, arguments) &&
+            (kernel.scalar_type() == ScalarType::Double ||
+             !is_faster_in_aten({kernel.sizes().begin() + 2, kernel.sizes().end()}, arguments.padding));
+        return is_ours ? depthwise_conv(input, cast(kernel, input.scalar_type()), bias, arguments)
+                       : aten_dense(input, kernel, bias, arguments);
     }
     static std::array<Tensor, 3> dense_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
                                                 const ConvArguments& arguments,
                                                 const std::array<bool, 3>& output_mask) {
-        return is_depthwise(input, sizes(kernel), arguments)
+        return is_depthwise(input, kernel, arguments)
                    ? depthwise_conv_backward(grad_output, input, cast(kernel, input.scalar_type()), arguments,
                                              output_mask)
                    : aten_dense_backward(grad_output, input, kernel, arguments, output_mask);

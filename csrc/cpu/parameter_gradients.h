@@ -1,7 +1,7 @@
 // From the gradient of a filter's taps to the gradients of its elements' parameters.
 #pragma once
 
-#include "filter_tables.h"
+#include "filter_factors.h"
 
 namespace dcls::cpu {
 
@@ -10,9 +10,7 @@ template <Version version, typename T>
 class Contractor {
  public:
     explicit Contractor(const Filters& filters)
-        : loops_(filter_loops<T>(version)),
-          padded_(padded_taps<version, T>(filters)),
-          contractions_(filters.kernel_count) {}
+        : loops_(filter_loops<T>(version)), padded_(padded_taps<T>(filters)), contractions_(filters.kernel_count) {}
 
     // Contractions of all elements.
     const Contraction<T>* operator()(const T* grad_taps, const FilterElements<T>& elements) {

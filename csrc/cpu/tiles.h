@@ -1,7 +1,7 @@
 // Tiles of output pixels, and tensors read and written by tiles, whatever their dtype and strides.
 #pragma once
 
-#include "filter_factors.h"
+#include "../geometry.h"
 #include "instruction_set.h"
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -54,8 +54,8 @@ class Tiling {
     std::array<int64_t, 4> extent_, splits_{}, size_{};
 };
 
-inline Storage storage_of(const Tensor& tensor) {
-    switch (tensor.scalar_type()) {
+inline Storage storage_of(ScalarType dtype) {
+    switch (dtype) {
         case ScalarType::Double:
             return Storage::float64;
         case ScalarType::Half:
@@ -73,7 +73,6 @@ class Planes {
     explicit Planes(const Tensor& tensor)
         : data_(tensor.data_ptr()),
           dtype_(tensor.scalar_type()),
-          storage_(storage_of(tensor)),
           images_(tensor.size(0)),
           image_stride_(tensor.stride(0)),
           channel_stride_(tensor.stride(1)) {
@@ -136,7 +135,7 @@ class Planes {
     LanePlanes lanes(int64_t image, int64_t together, int64_t channel, const Axes& first, int64_t step,
                      int64_t count) const {
         const int64_t images = std::min(together, images_ - image);
-        LanePlanes lanes{data_, storage_, images, {}, {1, 1, count}, {0, 0, stride_[2] * step}};
+        LanePlanes lanes{data_, storage_of(dtype_), images, {}, {1, 1, count}, {0, 0, stride_[2] * step}};
         for (int64_t lane = 0; lane < images; ++lane) {
             lanes.first[lane] = offset(image + lane, channel, first);
         }
@@ -199,7 +198,6 @@ class Planes {
 
     void* data_;
     ScalarType dtype_;
-    Storage storage_;
     int64_t images_, image_stride_, channel_stride_;
     Axes extent_{}, stride_{};
 };

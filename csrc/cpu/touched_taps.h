@@ -2,7 +2,7 @@
 #pragma once
 
 #include "boxes.h"
-#include "filter_tables.h"
+#include "filter_factors.h"
 
 namespace dcls::cpu {
 

@@ -64,7 +64,7 @@ def machine() -> dict[str, Any]:
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.machine(),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "instruction_set": _library.cpu_capability(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

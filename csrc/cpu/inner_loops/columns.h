@@ -16,12 +16,12 @@ template <Version version, typename T>
 using Columns = std::conditional_t<is_wide(version), Vector<T>, T>;
 
 template <typename V, typename T>
-constexpr int64_t kCount = sizeof(V) / sizeof(T);
+constexpr int64_t kColumns = sizeof(V) / sizeof(T);
 
 // Calls body(column) for the first of the columns in every V that meets the range.
 template <typename V, typename T, typename Body>
 void for_each_columns(TapRange range, const Body& body) {
-    for (int64_t column = range.begin / kCount<V, T> * kCount<V, T>; column < range.end; column += kCount<V, T>) {
+    for (int64_t column = range.begin / kColumns<V, T> * kColumns<V, T>; column < range.end; column += kColumns<V, T>) {
         body(column);
     }
 }

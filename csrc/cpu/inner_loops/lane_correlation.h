@@ -16,15 +16,21 @@ namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 // units have. Wider ones have twice as many, and gain nothing from more.
 constexpr int kMostColumns = 14;
 
-// What one block of results needs of both operands. Strides are in entries of T.
+// Rows of an operand, from the first that a block reads on. Strides are in entries of T.
+template <typename T>
+struct Operand {
+    const T* first;
+    int64_t plane, row;
+};
+
+// What one block of results needs.
 template <typename T>
 struct BlockOperands {
-    const T *held, *streamed;
-    int64_t count;            // of held entries in a row
-    int64_t held_entry_step;  // of the streamed operand, from one held entry to the next
-    int64_t result_step;      // and from one result to the next
-    int64_t planes, rows;     // that meet
-    int64_t held_plane, held_row, streamed_plane, streamed_row;
+    Operand<T> held, streamed;
+    int64_t count;          // of held entries in a row
+    int64_t streamed_step;  // from what one held entry meets to what the next one does
+    int64_t result_step;    // and from one result to the next
+    int64_t planes, rows;   // that meet
 };
 
 // step: result_step in vectors where it is known when compiling, or 0.
@@ -38,8 +44,8 @@ void correlate_block(const BlockOperands<T>& block, T* result) {
     }
     for (int64_t z = 0; z < block.planes; ++z) {
         for (int64_t y = 0; y < block.rows; ++y) {
-            const T* held = block.held + z * block.held_plane + y * block.held_row;
-            const T* streamed = block.streamed + z * block.streamed_plane + y * block.streamed_row;
+            const T* held = block.held.first + z * block.held.plane + y * block.held.row;
+            const T* streamed = block.streamed.first + z * block.streamed.plane + y * block.streamed.row;
             for (int64_t j = 0; j < block.count; ++j) {
                 const Vector<T> factor = load(held);
 #pragma GCC unroll 16
@@ -47,7 +53,7 @@ void correlate_block(const BlockOperands<T>& block, T* result) {
                     sums[i] += factor * load(streamed + i * result_step);
                 }
                 held += kLanes<T>;
-                streamed += block.held_entry_step;
+                streamed += block.streamed_step;
             }
         }
     }
@@ -58,23 +64,15 @@ void correlate_block(const BlockOperands<T>& block, T* result) {
 }
 
 template <int columns, typename T>
-void correlate_columns(const BlockOperands<T>& block, T* result) {
-    if constexpr (columns > 0) {
-        switch (block.result_step / kLanes<T>) {
-            case 1:
-                return correlate_block<columns, 1>(block, result);
-            case -1:
-                return correlate_block<columns, -1>(block, result);
-            default:
-                return correlate_block<columns, 0>(block, result);
-        }
+void correlate_block(const BlockOperands<T>& block, T* result) {
+    switch (block.result_step / kLanes<T>) {
+        case 1:
+            return correlate_block<columns, 1>(block, result);
+        case -1:
+            return correlate_block<columns, -1>(block, result);
+        default:
+            return correlate_block<columns, 0>(block, result);
     }
-}
-
-template <typename T, int... columns>
-void correlate_block(const BlockOperands<T>& block, int64_t count, T* result, std::integer_sequence<int, columns...>) {
-    static constexpr void (*kernels[])(const BlockOperands<T>&, T*) = {correlate_columns<columns, T>...};
-    kernels[count](block, result);
 }
 
 // The taps that meet the source for result r along one axis, and where the first of them does.
@@ -93,24 +91,19 @@ struct Meeting {
 
 template <typename T>
 void correlate(const Correlation<T>& c) {
-    const ColumnPlan& plan = c.columns;
+    const RowPlan& plan = c.rows;
     const bool holds_kernel = plan.held == Held::kernel;
     const int64_t zeros = plan.zeros_before + plan.zeros_after;
     const int64_t kernel_row = (c.kernel_size[2] + (holds_kernel ? 0 : zeros)) * kLanes<T>;
     const int64_t source_row = (c.source_size[2] + (holds_kernel ? zeros : 0)) * kLanes<T>;
     const int64_t kernel_plane = c.kernel_size[1] * kernel_row, source_plane = c.source_size[1] * source_row;
-    const int64_t kernel_steps[2] = {kernel_plane, kernel_row};
-    const int64_t source_steps[2] = {c.kernel_step[0] * source_plane, c.kernel_step[1] * source_row};
-
-    BlockOperands<T> operands;
-    (holds_kernel ? operands.held_plane : operands.streamed_plane) = kernel_steps[0];
-    (holds_kernel ? operands.held_row : operands.streamed_row) = kernel_steps[1];
-    (holds_kernel ? operands.streamed_plane : operands.held_plane) = source_steps[0];
-    (holds_kernel ? operands.streamed_row : operands.held_row) = source_steps[1];
-    operands.held_entry_step = (holds_kernel ? c.kernel_step[2] : 1) * kLanes<T>;
+    Operand<T> kernel{nullptr, kernel_plane, kernel_row};
+    Operand<T> source{nullptr, c.kernel_step[0] * source_plane, c.kernel_step[1] * source_row};
+    BlockOperands<T> operands{};
+    operands.streamed_step = (holds_kernel ? c.kernel_step[2] : 1) * kLanes<T>;
     operands.result_step = (holds_kernel ? c.result_step[2] : -c.result_step[2]) * kLanes<T>;
     for (int64_t b = 0; b < plan.block_count; ++b) {
-        const ColumnBlock& block = plan.blocks[b];
+        const RowBlock& block = plan.blocks[b];
         operands.count = block.end - block.begin;
         const int64_t held_column = block.begin;
         const int64_t start = block.first * c.result_step[2] - c.padding[2];
@@ -124,14 +117,14 @@ void correlate(const Correlation<T>& c) {
                 const Meeting rows(c, 1, y);
                 operands.planes = planes.taps;
                 operands.rows = rows.taps;
-                const T* kernel = c.kernel + planes.first_tap * kernel_plane + rows.first_tap * kernel_row +
-                                  kernel_column * kLanes<T>;
-                const T* source = c.source + planes.first_entry * source_plane + rows.first_entry * source_row +
-                                  source_column * kLanes<T>;
+                kernel.first = c.kernel + planes.first_tap * kernel_plane + rows.first_tap * kernel_row +
+                               kernel_column * kLanes<T>;
+                source.first = c.source + planes.first_entry * source_plane + rows.first_entry * source_row +
+                               source_column * kLanes<T>;
                 operands.held = holds_kernel ? kernel : source;
                 operands.streamed = holds_kernel ? source : kernel;
                 T* result = c.result + ((z * c.result_size[1] + y) * c.result_size[2] + block.first) * kLanes<T>;
-                correlate_block(operands, block.count, result, std::make_integer_sequence<int, kMostColumns + 1>());
+                with_count<kMostColumns>(block.count, [&](auto count) { correlate_block<count()>(operands, result); });
             }
         }
     }

@@ -12,7 +12,7 @@
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
-// The plane offsets of a LanePlanes, without those of lanes that have none.
+// A row of every plane: entry `pixel` of plane `plane` is at(plane, pixel).
 template <typename Entry>
 struct Rows {
     Entry* data;  // of the first pixel, without a plane's offset
@@ -24,10 +24,10 @@ struct Rows {
 
 // Calls body(rows, pixels) for every row, or, where rows follow each other evenly, for several at once.
 template <typename Entry, typename Body>
-void for_each_run(const LanePlanes& planes, bool whole_rows, const Body& body) {
+void for_each_run(const LanePlanes& planes, bool row_by_row, const Body& body) {
     Axes size = planes.size;
     int64_t pixels = size[2];
-    for (int axis = 1; axis >= 0 && !whole_rows && planes.stride[axis] == pixels * planes.stride[2]; --axis) {
+    for (int axis = 1; axis >= 0 && !row_by_row && planes.stride[axis] == pixels * planes.stride[2]; --axis) {
         pixels *= size[axis];
         size[axis] = 1;
     }

@@ -9,23 +9,10 @@
 #include "../direct_loops.h"
 #include "vectors.h"
 
-#include <type_traits>
-
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
 // Half of the registers.
 constexpr int kMostSums = kVectorBytes == 64 ? 16 : 8;
-
-// Calls body(std::integral_constant<int, count>()), for a count of 1 to `most`.
-template <int most, typename Body>
-void with_count(int64_t count, const Body& body) {
-    if constexpr (most > 1) {
-        if (count < most) {
-            return with_count<most - 1>(count, body);
-        }
-    }
-    body(std::integral_constant<int, most>());
-}
 
 template <int rows, bool paired, typename T>
 void add_taps_to_rows(T* results, int64_t results_row, const T* source, int64_t source_row, const TapList<T>& list) {
@@ -86,10 +73,7 @@ void add_all_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
 template <int count, bool paired, typename T>
 void correlate_some_taps(const TapSum<T, const T>& sum, Tap<T>* taps) {
     // In a row's last vector, what lies past its end does not count.
-    Vector<T> lanes{};
-    for (int lane = 0; lane < kLanes<T>; ++lane) {
-        lanes[lane] = static_cast<T>(lane);
-    }
+    const auto lanes = load_as<Vector<T>>(kLaneNumbers<T>);
     const int64_t whole = sum.size[2] / kLanes<T> * kLanes<T>;
     const auto rest = static_cast<T>(sum.size[2] - whole);
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
@@ -47,7 +48,7 @@ void keep_in_register([[maybe_unused]] V& vector) {
 #endif
 }
 
-template <typename T, typename V, int... lanes>
+template <typename V, int... lanes>
 auto add_halves(const V& vector, std::integer_sequence<int, lanes...>) {
     return __builtin_shufflevector(vector, vector, lanes...) +
            __builtin_shufflevector(vector, vector, static_cast<int>(sizeof...(lanes)) + lanes...);
@@ -62,13 +63,28 @@ T sum_lanes(const V& vector) {
     } else if constexpr (count == 2) {
         return vector[0] + vector[1];
     } else {
-        return sum_lanes<T>(add_halves<T>(vector, std::make_integer_sequence<int, count / 2>()));
+        return sum_lanes<T>(add_halves(vector, std::make_integer_sequence<int, count / 2>()));
     }
 }
 
 template <typename V, typename T>
 void store(const V& vector, T* to) {
     std::memcpy(to, &vector, sizeof(V));
+}
+
+// Converted when compiling: the other way would be a conversion of integers for every vector.
+template <typename T>
+constexpr T kLaneNumbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// Calls body(std::integral_constant<int, count>()), for a count of 1 to `most`.
+template <int most, typename Body>
+void with_count(int64_t count, const Body& body) {
+    if constexpr (most > 1) {
+        if (count < most) {
+            return with_count<most - 1>(count, body);
+        }
+    }
+    body(std::integral_constant<int, most>());
 }
 
 }  // namespace dcls::cpu::DCLS_INSTRUCTION_SET

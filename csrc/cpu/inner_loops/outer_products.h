@@ -59,7 +59,7 @@ void add_outer_product(const AxisFactors<T>* axes, T scale, T* taps, int64_t hei
 template <Version version, typename T>
 void sum_outer_products(const FilterElements<T>& elements, const T* weight, T* padded, T* taps) {
     const int64_t height = elements.extent[1], width = elements.extent[2], rows = elements.extent[0] * height;
-    const int64_t sums_width = is_wide(version) ? round_up(elements.extent[2], kLanes<T>) : width;
+    const int64_t sums_width = is_wide(version) ? round_up(width, kLanes<T>) : width;
     T* const sums = is_wide(version) ? padded : taps;
     std::fill_n(sums, rows * sums_width, T(0));
     for (int64_t k = 0; k < elements.count; ++k) {
@@ -152,9 +152,10 @@ template <Version version, typename T>
 void contract(const FilterElements<T>& elements, const T* grad_taps, T* padded, Contraction<T>* contractions) {
     int64_t width = elements.extent[2];
     if constexpr (is_wide(version)) {
-        copy_rows(elements, grad_taps, width, padded, round_up(elements.extent[2], kLanes<T>));
+        const int64_t padded_width = round_up(width, kLanes<T>);
+        copy_rows(elements, grad_taps, width, padded, padded_width);
         grad_taps = padded;
-        width = round_up(elements.extent[2], kLanes<T>);
+        width = padded_width;
     }
     switch (elements.first_axis) {
         case 0:

@@ -9,10 +9,6 @@
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
-// Converted when compiling: the other way would be a conversion of integers for every vector.
-template <typename T>
-constexpr T kLaneNumbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 // The taps with a factor or a derivative that is not 0.
 template <Version version, typename T>
 TapRange taps_to_tabulate(T position, T sigma, int64_t extent) {
@@ -36,7 +32,7 @@ void tabulate_axis(AxisFactors<T>& factors, int64_t extent, T centred_position, 
     V value_sum{}, d_position_sum{}, d_sigma_sum{};
     for_each_columns<V, T>(range, [&](int64_t first) {
 #pragma omp simd
-        for (int lane = 0; lane < kCount<V, T>; ++lane) {
+        for (int lane = 0; lane < kColumns<V, T>; ++lane) {
             const T tap = static_cast<T>(first) + kLaneNumbers<T>[lane];
             const Factor<T> factor = interpolate<version>(tap, position, sigma, inward);
             const bool is_touched = tap >= begin && tap < end;
