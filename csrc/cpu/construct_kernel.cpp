@@ -22,6 +22,7 @@ constexpr int64_t kGrainWork = 1 << 15;
 // together. make_body() makes one body a thread, with its scratch memory.
 template <Version version, typename T, bool with_derivatives, typename MakeBody>
 void for_each_filter(const Filters& filters, const Parameters<T>& parameters, const MakeBody& make_body) {
+    filter_loops<T>(version);  // throws here, where the message gets through, or not at all
     const int64_t grain = std::max<int64_t>(1, kGrainWork / (filters.kernel_count * filters.tap_count));
     parallel_for(0, filters.count(), grain, [&](int64_t begin, int64_t end) {
         FilterTables<version, T, with_derivatives> tables(filters, parameters);

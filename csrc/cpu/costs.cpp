@@ -74,13 +74,16 @@ double construct_cost(const Convolution& convolution, Pass pass) {
     constexpr Constant kDepthwiseTap{0.75, 1.2}, kDepthwisePixel{35, 60}, kSmallDepthwisePixel{20, 60};
     // Otherwise PyTorch's convolution.
     constexpr Constant kTap{0.55, 0.65}, kColumnTap{0.6, 1.05}, kColumn{30, 55};
-    constexpr double kFewest = 6;  // out channels that are there to compute, as it were, beside the real ones
+    // Out channels that it computes, as it were, beside the real ones; more of them for groups of less than a vector.
+    constexpr Constant kAdded{6, 6}, kAddedToGroups{60, 80};
     const Geometry geometry = geometry_of(convolution);
     const auto taps = static_cast<double>(product(geometry.kernel_size));
     const auto out_channels = static_cast<double>(geometry.out_channels);
     const bool has_columns = std::ranges::max(geometry.padding) > kMostPaddingOfFastAten;
     const double filter = static_cast<double>(geometry.kernel_count) *
                           (kElement(pass) + kElementTap(pass) * touched_by_element(convolution)) / pixels(geometry);
+    const bool is_fragmented = geometry.groups > 1 && std::min(geometry.in_channels, geometry.out_channels) < 8;
+    const Constant added = is_fragmented ? kAddedToGroups : kAdded;
     double convolving = 0;
     if (is_depthwise(geometry)) {
         convolving = (is_faster_in_aten(convolution.kernel.kernel_size, convolution.arguments.padding)
@@ -89,10 +92,29 @@ double construct_cost(const Convolution& convolution, Pass pass) {
                      kDepthwiseTap(pass) * taps_inside(geometry);
     } else {
         convolving = taps * (has_columns ? kColumnTap(pass) * out_channels + kColumn(pass)
-                                         : kTap(pass) * (out_channels + kFewest));
+                                         : kTap(pass) * (out_channels + added(pass)));
     }
     return filter * out_channels + convolving;
 }
+
+namespace {
+
+// Of the input that a tile of outputs reads, once for every block of out channels (conv_direct.cpp).
+double loading(const Geometry& geometry) {
+    constexpr double kBlocks = 16, kEntry = 6, kStridedEntry = 25;
+    double entries = 1;
+    for (int axis = 0; axis < kAxes; ++axis) {
+        const int64_t taps = geometry.kernel_size[axis], stride = std::min(geometry.stride[axis], taps);
+        const int64_t output = std::max<int64_t>(geometry.output[axis], 1);
+        entries *= static_cast<double>(stride) * (1 + static_cast<double>(taps / stride) / static_cast<double>(output));
+    }
+    const double blocks = std::clamp(kBlocks / static_cast<double>(geometry.groups), 1.0,
+                                     static_cast<double>(std::max<int64_t>(geometry.out_channels, 1)));
+    // The first block is in kPixel, but for strides.
+    return geometry.stride[2] > 1 ? kStridedEntry * entries * blocks : kEntry * entries * (blocks - 1);
+}
+
+}  // namespace
 
 double direct_cost(const Convolution& convolution, Pass pass) {
     constexpr Constant kTap{1.1, 1.25}, kAlignedTap{0.7, 0.8}, kDepthwiseTap{0.85, 1.3}, kPixel{52, 70};
@@ -107,7 +129,7 @@ double direct_cost(const Convolution& convolution, Pass pass) {
     const double listing =
         static_cast<double>(geometry.kernel_count) * kListedElement(pass) + touched * kListedTap(pass);
     const double filter = tap * taps + listing / pixels(geometry);
-    return static_cast<double>(geometry.out_channels) * filter + kPixel(pass);
+    return static_cast<double>(geometry.out_channels) * filter + kPixel(pass) + loading(geometry);
 }
 
 double im2col_cost(const Convolution& convolution, Pass pass) {
@@ -122,8 +144,11 @@ double im2col_cost(const Convolution& convolution, Pass pass) {
         multiply_adds += static_cast<double>(taps) * surplus;
         surplus *= 1 + static_cast<double>(taps - 1) / static_cast<double>(std::max<int64_t>(tile[axis], 1));
     }
+    // A tile of a group is set up, whatever its size.
+    constexpr double kGroup = 200'000;
     return static_cast<double>(geometry.kernel_count) *
-           (static_cast<double>(geometry.out_channels) + kColumn(pass) + kTap * multiply_adds);
+               (static_cast<double>(geometry.out_channels) + kColumn(pass) + kTap * multiply_adds) +
+           kGroup / (static_cast<double>(geometry.in_channels) * pixels(geometry));
 }
 
 }  // namespace dcls::cpu

@@ -33,6 +33,8 @@ constexpr int64_t kTilePixels = 1 << 12;
 // pixels.
 constexpr int64_t kItems = 16;
 constexpr int64_t kSmallestTile = 256;
+// Every box of taps gathers the images anew, which takes as long as about so many taps.
+constexpr int64_t kSmallestBox = 40;
 
 // Pixels of all planes of a tensor.
 struct View {
@@ -270,6 +272,15 @@ class Correlator {
     const T *kernel_ = nullptr, *source_ = nullptr;
 };
 
+// Pixels of a tile that reads `step` as many along each axis.
+int64_t pixels_of_tile(const Axes& step) {
+    int64_t pixels = kTilePixels;
+    for (const auto along : step) {
+        pixels = std::max<int64_t>(pixels / along, 1);
+    }
+    return pixels;
+}
+
 // Fills results with the bias of the channel of every lane.
 template <typename T>
 void fill(T* results, int64_t pixels, int64_t lanes, const T* bias, int64_t channels) {
@@ -288,9 +299,8 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
     const InnerLoops<T>& loops = inner_loops<T>();
     const Lanes lanes(images, channels, loops.lanes);
     const int64_t blocks = lanes.channel_blocks() * lanes.image_blocks();
-    const int64_t most_pixels = std::max<int64_t>(kTilePixels / product(operation.result_step), 1);
-    const int64_t tile_pixels =
-        std::min(std::max(blocks * product(operation.result.size) / kItems, kSmallestTile), most_pixels);
+    const int64_t tile_pixels = std::min(std::max(blocks * product(operation.result.size) / kItems, kSmallestTile),
+                                         pixels_of_tile(operation.result_step));
     const Tiling tiles(0, 1, operation.result.size, tile_pixels);
     std::vector<Part> parts;
     for (int64_t t = 0; t < tiles.count(); ++t) {
@@ -331,9 +341,11 @@ template <typename T>
 void correlate_over_images(const Operation& operation, int64_t images, int64_t channels) {
     const InnerLoops<T>& loops = inner_loops<T>();
     const Lanes lanes(images, channels, loops.lanes);
-    const int64_t wanted_boxes = ceil_div(kItems, std::max<int64_t>(lanes.channel_blocks(), 1));
-    const Tiling boxes(0, 1, operation.result.size, ceil_div(product(operation.result.size), wanted_boxes));
-    const Tiling tiles(0, 1, operation.kernel.size, std::max<int64_t>(kTilePixels / product(operation.kernel_step), 1));
+    const int64_t taps_of_box = std::max(
+        ceil_div(product(operation.result.size), ceil_div(kItems, std::max<int64_t>(lanes.channel_blocks(), 1))),
+        kSmallestBox);
+    const Tiling boxes(0, 1, operation.result.size, taps_of_box);
+    const Tiling tiles(0, 1, operation.kernel.size, pixels_of_tile(operation.kernel_step));
 
     for_each_item(lanes.channel_blocks() * boxes.count(), [&] {
         return [&, correlator = Correlator<T>(lanes)](int64_t item) mutable {
@@ -369,22 +381,26 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
     });
 }
 
-// The correlations that make up the input's gradient: one for each remainder of a padded input pixel by the stride.
+// The correlations that make up the input's gradient: one for each remainder of a padded input pixel by the stride, of
+// those that there are.
 template <typename T>
 void correlate_back(const View& grad_output, const View& kernel, const View& grad_input, const ConvArguments& arguments,
                     int64_t images, int64_t channels) {
     const Axes stride = three_axes(arguments.stride, 1), padding = three_axes(arguments.padding, 0);
-    for (int64_t phase = 0; phase < product(stride); ++phase) {
-        const Axes remainder{phase / (stride[1] * stride[2]), phase / stride[2] % stride[1], phase % stride[2]};
+    Axes phases{};  // the first pixel of each
+    for (int axis = 0; axis < kAxes; ++axis) {
+        phases[axis] = std::min(stride[axis], grad_input.size[axis]);
+    }
+    for (int64_t phase = 0; phase < product(phases); ++phase) {
+        const Axes first{phase / (phases[1] * phases[2]), phase / phases[2] % phases[1], phase % phases[2]};
         Operation operation{grad_input, kernel, grad_output, {1, 1, 1}, {1, 1, 1}, {}};
         for (int axis = 0; axis < kAxes; ++axis) {
-            const int64_t step = stride[axis], r = remainder[axis];
-            const int64_t first = floor_div(padding[axis] - r + step - 1, step) * step + r - padding[axis];
-            const int64_t pixels = std::max<int64_t>(ceil_div(grad_input.size[axis] - first, step), 0);
+            const int64_t step = stride[axis], r = (first[axis] + padding[axis]) % step;
+            const int64_t pixels = ceil_div(grad_input.size[axis] - first[axis], step);
             const int64_t taps = std::max<int64_t>(ceil_div(kernel.size[axis] - r, step), 0);
-            operation.result.select(axis, first, pixels, step);
+            operation.result.select(axis, first[axis], pixels, step);
             operation.kernel.select(axis, r + (taps - 1) * step, taps, -step);
-            operation.padding[axis] = taps - 1 - (first + padding[axis] - r) / step;
+            operation.padding[axis] = taps - 1 - (first[axis] + padding[axis]) / step;
         }
         correlate_images<T>(operation, images, channels, nullptr);
     }

@@ -44,20 +44,21 @@ Choice choose() {
              __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")},
 #endif
     };
-    const char* const asked = std::getenv("DCLS_CPU_CAPABILITY");
+    const char* const variable = std::getenv("DCLS_CPU_CAPABILITY");
+    const std::string asked = variable != nullptr ? variable : "";
     Choice choice;
     std::string available;
     for (const InstructionSet& set : sets) {
         if (set.is_available) {
             available += (available.empty() ? "" : ", ") + std::string(set.name);
-            if (asked == nullptr || std::string(asked) == set.name) {
+            if (asked.empty() || asked == set.name) {
                 choice.set = &set;
             }
         }
     }
     if (choice.set == nullptr) {
-        choice.error = "DCLS_CPU_CAPABILITY: expected one of " + available + " on this processor, but got \"" +
-                       std::string(asked) + "\"";
+        choice.error =
+            "DCLS_CPU_CAPABILITY: expected one of " + available + " on this processor, but got \"" + asked + "\"";
     }
     return choice;
 }
