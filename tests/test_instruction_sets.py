@@ -137,7 +137,8 @@ def test_the_build_rejects_a_unit_that_shares_functions(tmp_path, optimisation):
     source, unit = tmp_path / "unit.cpp", tmp_path / "unit.o"
     source.write_text(UNIT)
     subprocess.run(["g++", "-std=c++20", optimisation, "-c", source, "-o", unit], check=True)
-    command = [Path(sys.executable).with_name("cmake"), "-DNM=nm", "-DNAMESPACE=dcls::cpu::avx2", f"-DOBJECTS={unit}", "-P", CHECK_UNITS]
+    definitions = ("-DNM=nm", "-DNAMESPACE=dcls::cpu::avx2", f"-DOBJECTS={unit}")
+    command = [Path(sys.executable).with_name("cmake"), *definitions, "-P", CHECK_UNITS]
     process = subprocess.run(command, capture_output=True, text=True)
     if optimisation == "-O0":
         assert process.returncode != 0

@@ -19,9 +19,9 @@ from dcls_ops._original import SMALLEST_SIGMA, in_input_order
 from dcls_ops.bench.cases import Case, Tensors
 
 ORIGINAL, COMPILED = "original", "original, compiled"
-AUTO, DEPTHWISE = "dcls, auto", "depthwise_conv2d"
+ATEN, AUTO, DEPTHWISE = "F.conv", "dcls, auto", "depthwise_conv2d"
 CHANNELS_LAST = ", channels_last"
-#: What each measure of an implementation takes; construction only where there is something to construct.
+#: What is timed; construction only where there is something to construct.
 MEASURES = ("forward", "grad_input", "grad_parameters", "construction", "step")
 
 
@@ -172,9 +172,9 @@ def implementations(case: Case, original: ModuleType | None) -> dict[str, Callab
         makers[COMPILED] = lambda tensors: _original(case, original, tensors, is_compiled=True)
         if case.is_depthwise:
             makers[COMPILED + CHANNELS_LAST] = lambda tensors: _original(case, original, tensors, True, True)
-    makers["F.conv"] = lambda tensors: _aten(case, tensors, False)
+    makers[ATEN] = lambda tensors: _aten(case, tensors, False)
     if case.axes > 1:
-        makers["F.conv" + CHANNELS_LAST] = lambda tensors: _aten(case, tensors, True)
+        makers[ATEN + CHANNELS_LAST] = lambda tensors: _aten(case, tensors, True)
     if case.is_depthwise:
         makers[DEPTHWISE] = lambda tensors: _depthwise(case, tensors, False)
         makers[DEPTHWISE + CHANNELS_LAST] = lambda tensors: _depthwise(case, tensors, True)

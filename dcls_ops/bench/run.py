@@ -11,15 +11,26 @@ import torch
 
 from dcls_ops.bench import report
 from dcls_ops.bench.cases import CASES, Case, select
-from dcls_ops.bench.implementations import AUTO, MEASURES, implementations, load_original, original_version
+from dcls_ops.bench.implementations import (
+    ATEN,
+    AUTO,
+    MEASURES,
+    ORIGINAL,
+    implementations,
+    load_original,
+    original_version,
+)
 from dcls_ops.bench.measuring import ceilings, machine, medians, peak_growth
 from dcls_ops.bench.targets import targets
+
+#: Whose peak memory is measured, each time in a process of its own.
+WITH_PEAK = (ORIGINAL, ATEN, AUTO)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="measure this one; can be repeated")
     parser.add_argument("--list", action="store_true", help="print the names of the cases, and measure nothing")
-    parser.add_argument("--seconds", type=float, default=0.5, help="for a measure of an implementation (default: 0.5)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="for a measure of an implementation (default: 0.3)")
     parser.add_argument("--original", type=Path, default=Path(sys.prefix, "oracle"), metavar="DIR",
                         help="where the original package DCLS is installed (default: %(default)s)")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR", help="write cpu.json and cpu.png there")
@@ -53,8 +64,8 @@ def measure_case(
         del runs  # graphs with all that they saved
 
     peak = {}
-    for name, each in made.items():
-        if not each.is_compiled:
+    for name in made:
+        if name in WITH_PEAK:
             progress.set_postfix_str(f"{case.name}, peak memory")
             peak[name] = peak_growth(case.name, name, "step", folder)
             progress.update()
@@ -76,8 +87,8 @@ def count_steps(cases: list[Case], original: ModuleType | None) -> int:
     count = 0
     for case in cases:
         small = case.shrunk()
-        made = [make(small.draw()) for make in implementations(small, original).values()]
-        count += sum(len(each.measures()) + (not each.is_compiled) for each in made)
+        for name, make in implementations(small, original).items():
+            count += len(make(small.draw()).measures()) + (name in WITH_PEAK)
     return count
 
 
