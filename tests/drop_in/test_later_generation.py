@@ -80,17 +80,21 @@ def test_same_as_the_original(original, seed):
     theirs, ours = pair(original, name, arguments)
     wide_theirs, wide_ours = copy.deepcopy(theirs).double(), copy.deepcopy(ours).double()
     grad = torch.randn_like(ours(input))
-    expected, actual = results(theirs, input, grad), results(ours, input, grad)
+    actual = results(ours, input, grad)
+    # The original's for some multiples of the gradient, which are rounded differently.
+    expected = [(multiple, results(theirs, input, multiple * grad)) for multiple in (1, 1.001, 1.002, 1.004)]
     wide_expected = results(wide_theirs, input.double(), grad.double())
     wide_actual = results(wide_ours, input.double(), grad.double())
-    assert actual.keys() == expected.keys()
-    for key in expected:
+    assert actual.keys() == wide_expected.keys()
+    for key in actual:
         assert error(wide_actual[key], wide_expected[key]) < 1e-8, key
         # Where an element has nearly left the kernel, or touches one tap only, the gradient of its position is a small
         # difference of large numbers, and float32 leaves both packages with rounding errors: of about the size of the
-        # original's, which its own results in float64 tell.
-        rounding = error(expected[key], wide_expected[key])
-        assert error(actual[key], expected[key]) < 1e-5 + 10 * rounding, key
+        # original's, which its own results in float64 tell. One of its results may be lucky, so several are looked at.
+        rounding = max(
+            error(each[key] / (1 if key == "output" else multiple), wide_expected[key]) for multiple, each in expected
+        )
+        assert error(actual[key], wide_expected[key]) < 1e-5 + 10 * rounding, key
 
 
 def test_most_drawn_configurations_leave_float32_room(original):
