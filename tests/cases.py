@@ -169,6 +169,29 @@ def conv(
     return drawn.leaves() if requires_grad else drawn
 
 
+def nine_elements(
+    version: str,
+    input: tuple[int, ...],
+    out_channels: int,
+    groups: int,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    method: str,
+) -> Conv:
+    """A convolution of any size, padded by half of its kernel; positions are shared for "im2col"."""
+    kernel = parameters(
+        version,
+        kernel_size,
+        out_channels=out_channels,
+        in_channels=input[1] // groups,
+        kernel_count=9,
+        shared=method == "im2col",
+    )
+    bias, padding = torch.randn(out_channels, dtype=torch.float64), tuple(extent // 2 for extent in kernel_size)
+    image = torch.randn(input, dtype=torch.float64)
+    return Conv(image, *kernel[:4], bias, stride, padding, groups, version, method)
+
+
 @st.composite
 def any_conv(
     draw: st.DrawFn,

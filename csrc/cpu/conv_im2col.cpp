@@ -37,7 +37,7 @@ constexpr int64_t kSmallestBlock = 64;
 
 // Pixels of a tile, for that many tiles or more where there are pixels enough.
 int64_t tile_pixels(const Geometry& geometry, int64_t wanted_tiles) {
-    const int64_t pixels = geometry.images * geometry.output[0] * geometry.output[1] * geometry.output[2];
+    const int64_t pixels = geometry.images * product(geometry.output);
     const int64_t most = std::min(kTilePixels, kTileEntries / std::max(geometry.kernel_count, geometry.out_channels));
     return std::max<int64_t>(1, std::min(most, std::max(kSmallestTile, ceil_div(pixels, wanted_tiles))));
 }

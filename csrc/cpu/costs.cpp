@@ -59,6 +59,22 @@ double taps_inside(const Geometry& geometry) {
     return taps;
 }
 
+// Reading the input that a tile of outputs needs for method "direct", once for every block of out channels
+// (conv_direct.cpp).
+double loading(const Geometry& geometry) {
+    constexpr double kBlocks = 16, kEntry = 6, kStridedEntry = 25;
+    double entries = 1;
+    for (int axis = 0; axis < kAxes; ++axis) {
+        const int64_t taps = geometry.kernel_size[axis], stride = std::min(geometry.stride[axis], taps);
+        const int64_t output = std::max<int64_t>(geometry.output[axis], 1);
+        entries *= static_cast<double>(stride) * (1 + static_cast<double>(taps / stride) / static_cast<double>(output));
+    }
+    const double blocks = std::clamp(kBlocks / static_cast<double>(geometry.groups), 1.0,
+                                     static_cast<double>(std::max<int64_t>(geometry.out_channels, 1)));
+    // The first block is in kPixel, but for strides.
+    return geometry.stride[2] > 1 ? kStridedEntry * entries * blocks : kEntry * entries * (blocks - 1);
+}
+
 }  // namespace
 
 bool is_faster_in_aten(const IntList& kernel_size, const IntList& padding) {
@@ -96,25 +112,6 @@ double construct_cost(const Convolution& convolution, Pass pass) {
     }
     return filter * out_channels + convolving;
 }
-
-namespace {
-
-// Of the input that a tile of outputs reads, once for every block of out channels (conv_direct.cpp).
-double loading(const Geometry& geometry) {
-    constexpr double kBlocks = 16, kEntry = 6, kStridedEntry = 25;
-    double entries = 1;
-    for (int axis = 0; axis < kAxes; ++axis) {
-        const int64_t taps = geometry.kernel_size[axis], stride = std::min(geometry.stride[axis], taps);
-        const int64_t output = std::max<int64_t>(geometry.output[axis], 1);
-        entries *= static_cast<double>(stride) * (1 + static_cast<double>(taps / stride) / static_cast<double>(output));
-    }
-    const double blocks = std::clamp(kBlocks / static_cast<double>(geometry.groups), 1.0,
-                                     static_cast<double>(std::max<int64_t>(geometry.out_channels, 1)));
-    // The first block is in kPixel, but for strides.
-    return geometry.stride[2] > 1 ? kStridedEntry * entries * blocks : kEntry * entries * (blocks - 1);
-}
-
-}  // namespace
 
 double direct_cost(const Convolution& convolution, Pass pass) {
     constexpr Constant kTap{1.1, 1.25}, kAlignedTap{0.7, 0.8}, kDepthwiseTap{0.85, 1.3}, kPixel{52, 70};

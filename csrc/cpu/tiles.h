@@ -14,7 +14,7 @@ struct Tile {
     int64_t first_image, images;
     Axes begin, size;
 
-    int64_t pixels() const { return images * size[0] * size[1] * size[2]; }
+    int64_t pixels() const { return images * product(size); }
 };
 
 // The pixels of images [first_image, first_image + images) cut into boxes of at most max_pixels pixels and of about

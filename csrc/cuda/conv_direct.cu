@@ -353,7 +353,7 @@ Tensor make(const Tensor& in, const Convolution& convolution, const OptionalTens
                    wide_bias.has_value() ? wide_bias->const_data_ptr<C>() : nullptr);
         });
     });
-    return convolution.arguments.batched ? out : squeeze(out, 0);
+    return unbatched(out, convolution.arguments);
 }
 
 // (parts, 7, elements)

@@ -379,7 +379,7 @@ Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias) {
         im2col.scatter(batched_product(im2col.weight(), im2col.columns(tile)), tile, output,
                        wide_bias.has_value() ? &*wide_bias : nullptr);
     });
-    return arguments.batched ? output : squeeze(output, 0);
+    return unbatched(output, arguments);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Tensor& grad_output,

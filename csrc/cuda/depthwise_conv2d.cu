@@ -331,7 +331,7 @@ Tensor depthwise_conv2d(const Tensor& input, const Tensor& kernel, const Optiona
                                        batched_input, rounded_kernel, output,
                                        rounded_bias.has_value() ? &*rounded_bias : nullptr);
     });
-    return arguments.batched ? output : squeeze(output, 0);
+    return unbatched(output, arguments);
 }
 
 std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
@@ -353,7 +353,7 @@ std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const
             correlate<Role::grad_input, T, T>(problem, channels_together, batched_grad, rounded_kernel, grad_input,
                                               nullptr);
         });
-        gradients[0] = arguments.batched ? grad_input : squeeze(grad_input, 0);
+        gradients[0] = unbatched(grad_input, arguments);
     }
     if (output_mask[1]) {
         const int64_t wanted = ceil_div(kWantedBlocks, problem.channels * problem.multiplier);

@@ -70,7 +70,7 @@ class Case(NamedTuple):
     @property
     def nominal_flops(self) -> int:
         """Of one pass over the dense kernel: every tap at every output pixel, outside of the input too."""
-        return self.dense_kernel_bytes // 4 * 2 * self.batch * math.prod(self.spatial)
+        return 2 * math.prod(self.dense_kernel_shape) * self.batch * math.prod(self.spatial)
 
     def shrunk(self) -> "Case":
         """The same kind of convolution in little time."""

@@ -130,7 +130,7 @@ def _folded(case: Case, tensors: Tensors) -> Tensor:
         return reference.construct_kernel(*tensors[1:3], case.kernel_size, tensors.sigma, case.version)
 
 
-def _aten(case: Case, tensors: Tensors, is_channels_last: bool) -> Implementation:
+def _aten(case: Case, tensors: Tensors, is_channels_last: bool = False) -> Implementation:
     input = _leaf(tensors.input, is_channels_last)
     kernel = _leaf(_folded(case, tensors), is_channels_last)
     convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[case.axes - 1]
@@ -139,7 +139,7 @@ def _aten(case: Case, tensors: Tensors, is_channels_last: bool) -> Implementatio
     )
 
 
-def _depthwise(case: Case, tensors: Tensors, is_channels_last: bool) -> Implementation:
+def _depthwise(case: Case, tensors: Tensors, is_channels_last: bool = False) -> Implementation:
     input, kernel = _leaf(tensors.input, is_channels_last), _leaf(_folded(case, tensors))
     stride, padding = [1] * case.axes, case.padding
 
@@ -168,18 +168,20 @@ def implementations(case: Case, original: ModuleType | None) -> dict[str, Callab
     """Who can compute a case: makers by name."""
     makers: dict[str, Callable[[Tensors], Implementation]] = {}
     if original is not None:
-        makers[ORIGINAL] = lambda tensors: _original(case, original, tensors)
-        makers[COMPILED] = lambda tensors: _original(case, original, tensors, is_compiled=True)
+        makers[ORIGINAL] = partial(_original, case, original)
+        makers[COMPILED] = partial(_original, case, original, is_compiled=True)
         if case.is_depthwise:
-            makers[COMPILED + CHANNELS_LAST] = lambda tensors: _original(case, original, tensors, True, True)
-    makers[ATEN] = lambda tensors: _aten(case, tensors, False)
+            makers[COMPILED + CHANNELS_LAST] = partial(
+                _original, case, original, is_channels_last=True, is_compiled=True
+            )
+    makers[ATEN] = partial(_aten, case)
     if case.axes > 1:
-        makers[ATEN + CHANNELS_LAST] = lambda tensors: _aten(case, tensors, True)
+        makers[ATEN + CHANNELS_LAST] = partial(_aten, case, is_channels_last=True)
     if case.is_depthwise:
-        makers[DEPTHWISE] = lambda tensors: _depthwise(case, tensors, False)
-        makers[DEPTHWISE + CHANNELS_LAST] = lambda tensors: _depthwise(case, tensors, True)
+        makers[DEPTHWISE] = partial(_depthwise, case)
+        makers[DEPTHWISE + CHANNELS_LAST] = partial(_depthwise, case, is_channels_last=True)
     for method in ("auto", "construct", "direct", *(["im2col"] if case.is_shared else [])):
-        makers[f"dcls, {method}"] = lambda tensors, method=method: _ours(case, tensors, method)  # type: ignore[misc]
+        makers[f"dcls, {method}"] = partial(_ours, case, method=method)
     if case.is_depthwise:
-        makers[AUTO + CHANNELS_LAST] = lambda tensors: _ours(case, tensors, "auto", True)
+        makers[AUTO + CHANNELS_LAST] = partial(_ours, case, method="auto", is_channels_last=True)
     return makers

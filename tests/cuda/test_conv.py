@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from cases import AXES, ROUTES, VERSIONS, Conv, any_conv, conv, parameters
+from cases import AXES, ROUTES, VERSIONS, Conv, any_conv, conv, nine_elements, parameters
 from gpu import GPU, assert_agrees, call, channels_last, on_a_grid, opcheck_backward, to_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,16 +104,7 @@ def test_layouts_of_the_gradient(grad, layout, route):
 @pytest.mark.parametrize("version", ["v1", "gauss"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_more_than_one_block(input, out_channels, groups, kernel_size, stride, method, version, dtype):
-    kernel = parameters(
-        version,
-        kernel_size,
-        out_channels=out_channels,
-        in_channels=input[1] // groups,
-        kernel_count=9,
-        shared=method == "im2col",
-    )
-    bias, padding = torch.randn(out_channels), tuple(extent // 2 for extent in kernel_size)
-    case = Conv(torch.randn(input), *kernel[:4], bias, stride, padding, groups, version, method)
+    case = nine_elements(version, input, out_channels, groups, kernel_size, stride, method)
     assert_agrees(call(on_gpu(on_a_grid(case), dtype)))
 
 

@@ -5,7 +5,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import AXES, ROUTES, VERSIONS, Conv, any_conv, assert_vmap_is_a_loop, conv, num_threads, parameters
+from cases import (
+    AXES,
+    ROUTES,
+    VERSIONS,
+    Conv,
+    any_conv,
+    assert_vmap_is_a_loop,
+    conv,
+    nine_elements,
+    num_threads,
+    parameters,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
@@ -58,17 +69,7 @@ def test_agrees_with_the_reference(case):
 @pytest.mark.parametrize("version", ["v0", "max", "gauss"])
 @pytest.mark.parametrize("method", ["direct", "im2col"])
 def test_more_than_one_tile(input, out_channels, groups, kernel_size, stride, version, method):
-    kernel = parameters(
-        version,
-        kernel_size,
-        out_channels=out_channels,
-        in_channels=input[1] // groups,
-        kernel_count=9,
-        shared=method == "im2col",
-    )
-    bias, padding = torch.randn(out_channels, dtype=torch.float64), tuple(extent // 2 for extent in kernel_size)
-    image = torch.randn(input, dtype=torch.float64)
-    case = Conv(image, *kernel[:4], bias, stride, padding, groups, version, method).leaves()
+    case = nine_elements(version, input, out_channels, groups, kernel_size, stride, method).leaves()
     torch.testing.assert_close(everything(case), everything(case, reference.conv), rtol=1e-9, atol=1e-9)
 
 

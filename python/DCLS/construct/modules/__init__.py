@@ -164,7 +164,8 @@ class _Layer(DclsLayer):
             self.DCK = self._make_dck(version)
 
     def _make_dck(self, version: str) -> _ConstructKernel:
-        raise NotImplementedError
+        """Abstract: each of the layers makes the kind of its axes."""
+        raise NotImplementedError(f"{type(self).__name__} is a base class: use a layer, such as Dcls2d")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A module that the original has pickled as a whole lacks what it had no need of.
