@@ -146,7 +146,8 @@ void check_tap_count(std::string_view op, const IntList& kernel_size) {
 
 // What a convolution and a depthwise convolution have in common, once the extent of their dense kernel is known.
 ConvArguments check_geometry(std::string_view op, const Tensor& input, const IntList& kernel_size, int64_t out_channels,
-                             const IntList& stride, const IntList& padding, int64_t groups, Method method) {
+                             const IntList& stride, const IntList& padding, int64_t groups, Method method,
+                             const OptionalInt& touched_taps = std::nullopt) {
     const auto axes = static_cast<int64_t>(kernel_size.size());
     check_entries(op, "stride", stride, kernel_size.size(), 1);
     check_entries(op, "padding", padding, kernel_size.size(), 0);
@@ -167,7 +168,7 @@ ConvArguments check_geometry(std::string_view op, const Tensor& input, const Int
         output_shape.push_back((padded[a] - kernel_size[a]) / stride[a] + 1);
     }
     check(fits, op, "kernel_size ", tuple(kernel_size), " must not exceed the padded input, got ", tuple(padded));
-    return {stride, padding, groups, batched, method, output_shape};
+    return {stride, padding, groups, batched, method, touched_taps, output_shape};
 }
 
 }  // namespace
@@ -176,11 +177,9 @@ KernelArguments check_kernel_arguments(std::string_view op, const Tensor& weight
                                        const IntList& kernel_size, const OptionalTensor& sigma,
                                        std::string_view version_name) {
     const auto version = parse<Version>(op, "version", kVersions, version_name);
-    check(weight.dim() == 3, op, "weight must have shape (out_channels, in_channels / groups, kernel_count), got ",
+    check(weight.dim() >= 3, op,
+          "weight must have shape (out_channels, in_channels / groups, *dense_kernel_size, kernel_count), got ",
           shape(weight));
-    const int64_t out_channels = weight.size(0);
-    const int64_t in_channels_per_group = weight.size(1);
-    const int64_t kernel_count = weight.size(2);
     check(weight.numel() > 0, op, "weight must not be empty, got ", shape(weight));
     const auto axes = static_cast<int64_t>(kernel_size.size());
     check(axes >= 1 && axes <= 3, op, "kernel_size must have 1 to 3 entries, got ", tuple(kernel_size));
@@ -188,8 +187,16 @@ KernelArguments check_kernel_arguments(std::string_view op, const Tensor& weight
     check_tap_count(op, kernel_size);
     check_floating(op, "weight", weight);
 
-    const IntList per_filter{axes, out_channels, in_channels_per_group, kernel_count};
-    const IntList shared{axes, 1, in_channels_per_group, kernel_count};
+    const IntList weight_shape = sizes(weight);
+    const int64_t dense_axes = weight.dim() - 3, learned_axes = axes - dense_axes;
+    const IntList dense(weight_shape.begin() + 2, weight_shape.end() - 1);
+    check(learned_axes >= 1 && std::equal(dense.begin(), dense.end(), kernel_size.begin()), op,
+          "kernel_size must begin with weight's dense_kernel_size ", tuple(dense),
+          " and go on with a learned axis, got ", tuple(kernel_size));
+    IntList per_filter = weight_shape;
+    per_filter.insert(per_filter.begin(), learned_axes);
+    IntList shared = per_filter;
+    shared[1] = 1;
     check(sizes(positions) == per_filter || sizes(positions) == shared, op, "positions must have shape ",
           tuple(per_filter), " or ", tuple(shared), ", got ", shape(positions));
     check_like(op, "positions", positions, "weight", weight);
@@ -201,8 +208,10 @@ KernelArguments check_kernel_arguments(std::string_view op, const Tensor& weight
     } else {
         check(!sigma.has_value(), op, "sigma must be None for version '", version_name, "', got a tensor");
     }
+    const int64_t out_channels = weight.size(0), in_channels_per_group = weight.size(1);
+    const int64_t kernel_count = weight.numel() / (out_channels * in_channels_per_group);
     const bool shared_positions = positions.size(1) == 1;
-    return {kernel_size, version, out_channels, in_channels_per_group, kernel_count, shared_positions};
+    return {kernel_size, version, out_channels, in_channels_per_group, kernel_count, learned_axes, shared_positions};
 }
 
 KernelArguments check_construct_kernel_backward_arguments(std::string_view op, const Tensor& grad_kernel,
@@ -222,11 +231,12 @@ KernelArguments check_construct_kernel_backward_arguments(std::string_view op, c
 ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, const Tensor& input, const Tensor& weight,
                                    const Tensor& positions, const IntList& kernel_size, const OptionalTensor& bias,
                                    const IntList& stride, const IntList& padding, int64_t groups,
-                                   std::string_view method_name) {
+                                   std::string_view method_name, const OptionalInt& touched_taps) {
     const auto method = parse<Method>(op, "method", kMethods, method_name);
-    check(method != Method::im2col || positions.size(1) == 1, op, "method 'im2col' needs positions of shape ",
-          tuple({spatial_axes, 1, weight.size(1), weight.size(2)}), ", shared by all out channels, got ",
-          shape(positions));
+    check(method != Method::im2col || (positions.size(1) == 1 && weight.dim() == 3), op,
+          "method 'im2col' needs positions of shape ", tuple({spatial_axes, 1, weight.size(1), weight.size(-1)}),
+          ", shared by all out channels, got ", shape(positions));
+    check(touched_taps.value_or(1) >= 1, op, "touched_taps must be positive, got ", touched_taps.value_or(1));
     check_entries(op, "kernel_size", kernel_size, spatial_axes, 1);
     check(input.dim() == spatial_axes + 1 || input.dim() == spatial_axes + 2, op, "input must have ", spatial_axes + 1,
           " (unbatched) or ", spatial_axes + 2, " dimensions, got ", shape(input));
@@ -252,7 +262,7 @@ ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, co
         check(bias->scalar_type() == dtype || bias->scalar_type() == input.scalar_type(), op,
               "bias must have the dtype of input or weight, got ", dtype_name(bias->scalar_type()));
     }
-    return check_geometry(op, input, kernel_size, out_channels, stride, padding, groups, method);
+    return check_geometry(op, input, kernel_size, out_channels, stride, padding, groups, method, touched_taps);
 }
 
 ConvArguments check_depthwise_conv2d_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,

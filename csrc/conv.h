@@ -3,6 +3,8 @@
 
 #include "checks.h"
 
+#include <algorithm>
+
 namespace dcls {
 
 // Its checked arguments, but for the bias.
@@ -14,5 +16,18 @@ struct Convolution {
 };
 
 enum class Pass { forward, backward };
+
+// Whether method "im2col" can be taken.
+inline bool takes_im2col(const Convolution& convolution) {
+    return convolution.kernel.shared_positions && !convolution.kernel.is_partly_dense();
+}
+
+// Taps that an element touches along a learned axis, for estimates of costs: as many as the caller says, or as the
+// layers' initial widths make it. Values are not looked at.
+inline int64_t usual_taps(const Convolution& convolution, int64_t extent) {
+    const Version version = convolution.kernel.version;
+    const int64_t initial = version == Version::gauss ? 7 : version == Version::max ? 3 : 2;
+    return std::min(has_sigma(version) ? convolution.arguments.touched_taps.value_or(initial) : initial, extent);
+}
 
 }  // namespace dcls

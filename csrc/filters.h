@@ -1,4 +1,5 @@
-// The filters of a dense kernel and their elements, as they are numbered. Missing leading axes have the extent 1.
+// The filters of a dense kernel and their elements, as they are numbered. Along the axes before the first learned one
+// filters are dense, and elements are numbered by dense tap first; missing ones have the extent 1.
 #pragma once
 
 #include "geometry.h"
@@ -14,12 +15,22 @@ struct Filters {
 
     explicit Filters(const KernelArguments& arguments)
         : extent(three_axes(arguments.kernel_size, 1)),
-          first_axis(kAxes - static_cast<int>(arguments.spatial_axes())),
+          first_axis(kAxes - static_cast<int>(arguments.learned_axes)),
           out_channels(arguments.out_channels),
           in_channels(arguments.in_channels_per_group),
           kernel_count(arguments.kernel_count),
           tap_count(product(extent)),
           shared_positions(arguments.shared_positions) {}
+
+    // Along an axis before the first learned one, the tap of element k.
+    DCLS_HOST_DEVICE int64_t dense_tap(int64_t k, int axis) const {
+        int64_t dense_taps = 1, inner = 1;
+        for (int other = 0; other < first_axis; ++other) {
+            dense_taps *= extent[other];
+            inner *= other > axis ? extent[other] : 1;
+        }
+        return dense_taps == 1 ? 0 : k / (kernel_count / dense_taps) / inner % extent[axis];
+    }
 
     DCLS_HOST_DEVICE int64_t count() const { return out_channels * in_channels; }
     DCLS_HOST_DEVICE int64_t elements() const { return count() * kernel_count; }

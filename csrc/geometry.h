@@ -18,7 +18,7 @@ inline Axes three_axes(const IntList& values, int64_t missing) {
 struct Geometry {
     int64_t images, groups;
     int64_t in_channels, out_channels, kernel_count;  // channels of one group
-    int first_axis;
+    int first_axis;                                   // that is learned
     Axes input, output, kernel_size, stride, padding;
 
     Geometry(const KernelArguments& kernel, const ConvArguments& conv, const Tensor& batched_input)
@@ -27,7 +27,7 @@ struct Geometry {
           in_channels(kernel.in_channels_per_group),
           out_channels(kernel.out_channels / conv.groups),
           kernel_count(kernel.kernel_count),
-          first_axis(kAxes - static_cast<int>(kernel.spatial_axes())),
+          first_axis(kAxes - static_cast<int>(kernel.learned_axes)),
           input(three_axes({batched_input.sizes().begin() + 2, batched_input.sizes().end()}, 1)),
           output(three_axes({conv.output_shape.end() - kernel.spatial_axes(), conv.output_shape.end()}, 1)),
           kernel_size(three_axes(kernel.kernel_size, 1)),

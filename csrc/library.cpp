@@ -2,8 +2,9 @@
 // cuda/<operator>.cu; fake kernels, autograd, autocast and vmap: dcls_ops/ops/<operator>.py.
 #include "stable.h"
 
-// Shapes: weight (O, I/g, K), positions and sigma (d, O, I/g, K) or, shared by all out channels, (d, 1, I/g, K);
-// input (N, I, *spatial) or (I, *spatial). A *_backward operator returns one gradient for each entry of output_mask;
+// Shapes: weight (O, I/g, *dense, K), positions and sigma (d, O, I/g, *dense, K) or, shared by all out channels,
+// (d, 1, I/g, *dense, K); input (N, I, *spatial) or (I, *spatial). There are d spatial axes that are learned, after as
+// many as `dense` has extents, often none. A *_backward operator returns one gradient for each entry of output_mask;
 // a gradient that is not asked for is a tensor without elements.
 STABLE_TORCH_LIBRARY(DCLS_NAMESPACE, m) {
     m.def(
@@ -16,19 +17,20 @@ STABLE_TORCH_LIBRARY(DCLS_NAMESPACE, m) {
     m.def(
         "conv1d(Tensor input, Tensor weight, Tensor positions, SymInt[1] kernel_size, Tensor? sigma=None, "
         "Tensor? bias=None, SymInt[1] stride=1, SymInt[1] padding=0, SymInt groups=1, str version=\"gauss\", "
-        "str method=\"auto\") -> Tensor");
+        "str method=\"auto\", SymInt? touched_taps=None) -> Tensor");
     m.def(
         "conv2d(Tensor input, Tensor weight, Tensor positions, SymInt[2] kernel_size, Tensor? sigma=None, "
         "Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0, SymInt groups=1, str version=\"gauss\", "
-        "str method=\"auto\") -> Tensor");
+        "str method=\"auto\", SymInt? touched_taps=None) -> Tensor");
     m.def(
         "conv3d(Tensor input, Tensor weight, Tensor positions, SymInt[3] kernel_size, Tensor? sigma=None, "
         "Tensor? bias=None, SymInt[3] stride=1, SymInt[3] padding=0, SymInt groups=1, str version=\"gauss\", "
-        "str method=\"auto\") -> Tensor");
+        "str method=\"auto\", SymInt? touched_taps=None) -> Tensor");
     m.def(
         "conv_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor positions, SymInt[] kernel_size, "
         "Tensor? sigma, SymInt[] stride, SymInt[] padding, SymInt groups, str version, str method, "
-        "bool[5] output_mask) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_positions, Tensor grad_sigma, "
+        "SymInt? touched_taps, bool[5] output_mask) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_positions, "
+        "Tensor grad_sigma, "
         "Tensor grad_bias)");
 
     m.def(

@@ -35,12 +35,12 @@ struct Operators {
     static Tensor conv(const Tensor& input, const Tensor& weight, const Tensor& positions, const IntList& kernel_size,
                        const OptionalTensor& sigma, const OptionalTensor& bias, const IntList& stride,
                        const IntList& padding, int64_t groups, StringArgument version_argument,
-                       StringArgument method_argument) {
+                       StringArgument method_argument, const OptionalInt& touched_taps) {
         const std::string version = take(version_argument), method = take(method_argument);
         const std::string op = "conv" + std::to_string(spatial_axes) + "d";
         const KernelArguments kernel = check_kernel_arguments(op, weight, positions, kernel_size, sigma, version);
         const ConvArguments arguments = check_conv_arguments(op, spatial_axes, input, weight, positions, kernel_size,
-                                                             bias, stride, padding, groups, method);
+                                                             bias, stride, padding, groups, method, touched_taps);
         const Convolution convolution{input, weight, positions, sigma, kernel, arguments};
         const Method chosen = choose(convolution, Pass::forward);
         return chosen == Method::construct
@@ -51,14 +51,15 @@ struct Operators {
     static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_backward(
         const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Tensor& positions,
         const IntList& kernel_size, const OptionalTensor& sigma, const IntList& stride, const IntList& padding,
-        int64_t groups, StringArgument version_argument, StringArgument method_argument, const BoolList& output_mask) {
+        int64_t groups, StringArgument version_argument, StringArgument method_argument,
+        const OptionalInt& touched_taps, const BoolList& output_mask) {
         const std::string version = take(version_argument), method = take(method_argument);
         const std::string op = "conv_backward";
         const auto mask = check_output_mask<5>(op, output_mask);
         const KernelArguments kernel = check_kernel_arguments(op, weight, positions, kernel_size, sigma, version);
         const ConvArguments arguments =
             check_conv_arguments(op, kernel.spatial_axes(), input, weight, positions, kernel_size, std::nullopt, stride,
-                                 padding, groups, method);
+                                 padding, groups, method, touched_taps);
         check_grad_output(op, grad_output, input, arguments);
         const Convolution convolution{input, weight, positions, sigma, kernel, arguments};
         const Method chosen = choose(convolution, Pass::backward);

@@ -24,6 +24,10 @@
 #define DCLS_CUDA CUDA
 #endif
 
+// Threads of MKL, for the calling thread; 0 is what all others have. Returns the number before. Null where torch was
+// built without MKL.
+extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
+
 namespace dcls {
 
 using torch::headeronly::MemoryFormat;
@@ -42,6 +46,7 @@ using torch::stable::zero_;
 using IntList = std::vector<int64_t>;
 using BoolList = std::vector<bool>;
 using OptionalTensor = std::optional<Tensor>;
+using OptionalInt = std::optional<int64_t>;
 
 // A `str` argument. Kernels take this handle and call take() once: the conversion to std::string in the headers of
 // torch 2.13 leaks one string a call.
@@ -98,8 +103,17 @@ inline Tensor batched_product(const Tensor& a, const Tensor& b) {
     return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// result = a b, or result += a b, for matrices on the CPU.
+// result = a b, or result += a b, for matrices on the CPU. By one thread, in an order that does not depend on how many
+// there are: MKL, where torch has it, cuts sums by their number even inside of a parallel region.
 inline void cpu_matrix_product(const Tensor& a, const Tensor& b, bool accumulate, const Tensor& result) {
+    struct OneThread {
+        int before = MKL_Set_Num_Threads_Local != nullptr ? MKL_Set_Num_Threads_Local(1) : 0;
+        ~OneThread() {
+            if (MKL_Set_Num_Threads_Local != nullptr) {
+                MKL_Set_Num_Threads_Local(before);
+            }
+        }
+    } one_thread;
     STABLE_TORCH_ERROR_CODE_CHECK(
         aoti_torch_cpu_addmm_out(result.get(), result.get(), a.get(), b.get(), accumulate ? 1.0 : 0.0, 1.0));
 }

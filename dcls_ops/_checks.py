@@ -77,10 +77,10 @@ def check_kernel_arguments(
     check = Checker(op)
     check(version in VERSIONS, f"version must be one of {', '.join(VERSIONS)}, got '{version}'")
     check(
-        weight.dim() == 3,
-        f"weight must have shape (out_channels, in_channels / groups, kernel_count), got {tuple(weight.shape)}",
+        weight.dim() >= 3,
+        "weight must have shape (out_channels, in_channels / groups, *dense_kernel_size, kernel_count), "
+        f"got {tuple(weight.shape)}",
     )
-    out_channels, in_channels_per_group, kernel_count = weight.shape
     check(weight.numel() > 0, f"weight must not be empty, got {tuple(weight.shape)}")
     axes = len(kernel_size)
     check(1 <= axes <= 3, f"kernel_size must have 1 to 3 entries, got {tuple(kernel_size)}")
@@ -88,8 +88,14 @@ def check_kernel_arguments(
     check(math.prod(kernel_size) < _LIMIT, f"kernel_size must have fewer than 2**31 taps, got {tuple(kernel_size)}")
     check.floating("weight", weight)
 
-    per_filter = (axes, out_channels, in_channels_per_group, kernel_count)
-    shared = (axes, 1, in_channels_per_group, kernel_count)
+    dense = tuple(weight.shape[2:-1])
+    check(
+        len(dense) < axes and tuple(kernel_size[: len(dense)]) == dense,
+        f"kernel_size must begin with weight's dense_kernel_size {dense} and go on with a learned axis, "
+        f"got {tuple(kernel_size)}",
+    )
+    per_filter = (axes - len(dense), *weight.shape)
+    shared = (axes - len(dense), 1, *weight.shape[1:])
     check(
         tuple(positions.shape) in (per_filter, shared),
         f"positions must have shape {per_filter} or {shared}, got {tuple(positions.shape)}",
@@ -145,21 +151,23 @@ def check_conv_arguments(
     padding: Sequence[int],
     groups: int,
     method: str,
+    touched_taps: int | None,
 ) -> ConvArguments:
     check = Checker(op)
     check(method in METHODS, f"method must be one of {', '.join(METHODS)}, got '{method}'")
-    shared = (spatial_axes, 1, *weight.shape[1:])
+    shared = (spatial_axes, 1, weight.shape[1], weight.shape[-1])
     check(
-        method != "im2col" or positions.shape[1] == 1,
+        method != "im2col" or (positions.shape[1] == 1 and weight.dim() == 3),
         f"method 'im2col' needs positions of shape {shared}, shared by all out channels, got {tuple(positions.shape)}",
     )
+    check(touched_taps is None or touched_taps >= 1, f"touched_taps must be positive, got {touched_taps}")
     check.entries("kernel_size", kernel_size, spatial_axes, 1)
     check(
         input.dim() in (spatial_axes + 1, spatial_axes + 2),
         f"input must have {spatial_axes + 1} (unbatched) or {spatial_axes + 2} dimensions, got {tuple(input.shape)}",
     )
     check(groups >= 1, f"groups must be positive, got {groups}")
-    out_channels, per_group, _ = weight.shape
+    out_channels, per_group = weight.shape[:2]
     check(out_channels % groups == 0, f"groups must divide out_channels {out_channels}, got {groups}")
     in_channels = input.shape[-spatial_axes - 1]
     check(

@@ -72,12 +72,15 @@ def _conv(
     groups: int,
     version: str,
     method: str,
+    touched_taps: int | None,
 ) -> Tensor:
     op: Any = (torch.ops.dcls.conv1d, torch.ops.dcls.conv2d, torch.ops.dcls.conv3d)[spatial_axes - 1]
     size = to_tuple("kernel_size", kernel_size, spatial_axes)
     steps = to_tuple("stride", stride, spatial_axes)
     padded, remaining = pad(input, padding_per_side(padding, size, steps))
-    output: Tensor = op(padded, weight, positions, size, sigma, bias, steps, remaining, groups, version, method)
+    output: Tensor = op(
+        padded, weight, positions, size, sigma, bias, steps, remaining, groups, version, method, touched_taps
+    )
     return output
 
 
@@ -93,6 +96,7 @@ def conv1d(
     groups: int = 1,
     version: str = "gauss",
     method: str = "auto",
+    touched_taps: int | None = None,
 ) -> Tensor:
     """DCLS convolution of (N, I, length) or (I, length). Arguments as in :func:`conv2d`, with d = 1.
 
@@ -101,7 +105,8 @@ def conv1d(
         >>> conv1d(input, weight, positions, 25, padding="same", version="v1").shape
         torch.Size([8, 6, 100])
     """
-    return _conv(1, input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method)
+    settings = (stride, padding, groups, version, method, touched_taps)
+    return _conv(1, input, weight, positions, kernel_size, sigma, bias, *settings)
 
 
 def conv2d(
@@ -116,6 +121,7 @@ def conv2d(
     groups: int = 1,
     version: str = "gauss",
     method: str = "auto",
+    touched_taps: int | None = None,
 ) -> Tensor:
     """DCLS convolution of (N, I, height, width) or (I, height, width).
 
@@ -152,7 +158,8 @@ def conv2d(
         >>> conv2d(input, weight, positions, 7, padding=3, groups=32, version="v1").shape
         torch.Size([8, 32, 14, 14])
     """
-    return _conv(2, input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method)
+    settings = (stride, padding, groups, version, method, touched_taps)
+    return _conv(2, input, weight, positions, kernel_size, sigma, bias, *settings)
 
 
 def conv3d(
@@ -167,6 +174,7 @@ def conv3d(
     groups: int = 1,
     version: str = "gauss",
     method: str = "auto",
+    touched_taps: int | None = None,
 ) -> Tensor:
     """DCLS convolution of (N, I, depth, height, width) or (I, depth, height, width).
 
@@ -177,7 +185,8 @@ def conv3d(
         >>> conv3d(input, weight, positions, 5, padding=2, version="v1").shape
         torch.Size([2, 6, 8, 8, 8])
     """
-    return _conv(3, input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method)
+    settings = (stride, padding, groups, version, method, touched_taps)
+    return _conv(3, input, weight, positions, kernel_size, sigma, bias, *settings)
 
 
 def depthwise_conv2d(

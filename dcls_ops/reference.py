@@ -63,6 +63,12 @@ def _wide_kernel(
 ) -> Tensor:
     """The dense kernel, not rounded yet: float32 for half parameters."""
     check_kernel_arguments("construct_kernel", weight, positions, kernel_size, sigma, version)
+    dense_axes = weight.dim() - 3
+    if dense_axes > 0:
+        # Every dense tap is a filter of its own, as an in channel is.
+        of_taps = (weight.flatten(1, -2), positions.flatten(2, -2), sigma.flatten(2, -2) if sigma is not None else None)
+        kernel = _wide_kernel(of_taps[0], of_taps[1], kernel_size[dense_axes:], of_taps[2], version)
+        return kernel.reshape(*weight.shape[:2], *kernel_size)
     if weight.dtype in (torch.float16, torch.bfloat16):
         weight, positions, sigma = weight.float(), positions.float(), sigma.float() if sigma is not None else None
     factors = [
@@ -100,6 +106,7 @@ def conv(
     groups: int = 1,
     version: str = "gauss",
     method: str = "auto",  # all methods mean this
+    touched_taps: int | None = None,
 ) -> Tensor:
     """conv1d, conv2d and conv3d: convolution with the dense kernel, in the input's dtype."""
     kernel = _wide_kernel(weight, positions, kernel_size, sigma, version).to(input.dtype)
@@ -121,6 +128,7 @@ def conv_backward(
     groups: int,
     version: str,
     method: str,
+    touched_taps: int | None,
 ) -> Gradients:
     """Gradients for input, weight, positions, sigma and bias."""
 

@@ -45,6 +45,8 @@ ROUTES = {
     "construct_shared": {"shared": True},
     "direct": {"method": "direct"},
     "direct_shared": {"shared": True, "method": "direct"},
+    "construct_partly_dense": {"dense_axes": 1},
+    "direct_partly_dense": {"dense_axes": 1, "method": "direct"},
     "im2col": {"shared": True, "method": "im2col"},
 }
 
@@ -78,8 +80,9 @@ class Parameters(NamedTuple):
 
 def well_conditioned(drawn: Parameters) -> Parameters:
     """Elements within the kernel and not narrow: to divide by a small sum of factors would magnify rounding."""
+    learned = drawn.kernel_size[-len(drawn.positions) :]
     positions = [
-        p.clamp(-(extent // 2), (extent - 1) // 2) for p, extent in zip(drawn.positions, drawn.kernel_size, strict=True)
+        p.clamp(-(extent // 2), (extent - 1) // 2) for p, extent in zip(drawn.positions, learned, strict=True)
     ]
     return drawn._replace(
         positions=torch.stack(positions), sigma=drawn.sigma.clamp(min=0.8) if drawn.sigma is not None else None
@@ -94,14 +97,16 @@ def parameters(
     in_channels: int = 2,
     kernel_count: int = 3,
     shared: bool = False,
+    dense_axes: int = 0,
     dtype: torch.dtype = torch.float64,
     requires_grad: bool = False,
 ) -> Parameters:
     """Random parameters. Positions reach one tap beyond the kernel's ends, and are not integers."""
-    shape = (1 if shared else out_channels, in_channels, kernel_count)
-    positions = torch.stack([torch.rand(shape, dtype=dtype) * (extent + 1) - extent // 2 - 1 for extent in kernel_size])
+    dense, learned = kernel_size[:dense_axes], kernel_size[dense_axes:]
+    shape = (1 if shared else out_channels, in_channels, *dense, kernel_count)
+    positions = torch.stack([torch.rand(shape, dtype=dtype) * (extent + 1) - extent // 2 - 1 for extent in learned])
     sigma = torch.rand(positions.shape, dtype=dtype) + 0.4 if version in ("max", "gauss") else None
-    weight = torch.randn(out_channels, in_channels, kernel_count, dtype=dtype)
+    weight = torch.randn(out_channels, in_channels, *dense, kernel_count, dtype=dtype)
     drawn = Parameters(weight, positions, kernel_size, sigma, version)
     return drawn.leaves() if requires_grad else drawn
 
@@ -120,6 +125,7 @@ class Conv(NamedTuple):
     groups: int
     version: str
     method: str = "auto"
+    touched_taps: int | None = None
 
     @property
     def op(self):
@@ -142,6 +148,7 @@ def conv(
     axes: int,
     *,
     shared: bool = False,
+    dense_axes: int = 0,
     groups: int = 2,
     dtype: torch.dtype = torch.float64,
     requires_grad: bool = False,
@@ -149,7 +156,7 @@ def conv(
 ) -> Conv:
     """A small convolution with uneven sizes, stride and padding."""
     kernel_size, spatial = (4, 3, 3)[:axes], (6, 5, 4)[:axes]
-    kernel = parameters(version, kernel_size, shared=shared, dtype=dtype)
+    kernel = parameters(version, kernel_size, shared=shared, dense_axes=min(dense_axes, axes - 1), dtype=dtype)
     input = torch.randn(2, 2 * groups, *spatial, dtype=dtype)
     bias = torch.randn(4, dtype=dtype)
     stride, padding = (2, 1, 1)[:axes], (1, 1, 0)[:axes]
@@ -199,7 +206,7 @@ def any_conv(
     methods: tuple[str, ...] = METHODS,
     dtype: torch.dtype = torch.float64,
 ) -> Conv:
-    """Any small convolution: shapes, stride, padding, groups, shared positions, layout of the input, method."""
+    """Any small convolution: shapes, dense axes, stride, padding, groups, shared positions, input's layout, method."""
     axes = draw(st.integers(1, 3))
     ints = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
     kernel_size, stride, padding = ints(1, 6), ints(1, 3), ints(0, 3)
@@ -217,6 +224,7 @@ def any_conv(
         in_channels=draw(st.integers(1, 3)),
         kernel_count=draw(st.integers(1, 4)),
         shared=shared,
+        dense_axes=0 if method == "im2col" else draw(st.integers(0, axes - 1)),
         dtype=dtype,
     )
     if dtype == torch.float32:
@@ -225,7 +233,8 @@ def any_conv(
     batch = draw(st.sampled_from([(), (0,), (1,), (3,)]))
     input = laid_out(draw, (*batch, in_channels, *spatial), dtype)
     bias = draw(st.sampled_from([None, torch.randn(kernel.weight.shape[0], dtype=dtype)]))
-    return Conv(input, *kernel[:4], bias, stride, padding, groups, kernel.version, method)
+    touched_taps = draw(st.sampled_from([None, 1, 3, 100]))
+    return Conv(input, *kernel[:4], bias, stride, padding, groups, kernel.version, method, touched_taps)
 
 
 class DepthwiseShape(NamedTuple):
@@ -300,7 +309,7 @@ def conv_backward_arguments(case: Conv, grad):
     c = case
     return (
         grad, c.input, c.weight, c.positions, c.kernel_size, c.sigma, c.stride, c.padding, c.groups, c.version,
-        c.method,
+        c.method, c.touched_taps,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def test_operators(fake, version, axes, route):
     c = case
     grads = torch.ops.dcls.conv_backward(
         output, c.input, c.weight, c.positions, c.kernel_size, c.sigma, c.stride, c.padding, c.groups, version,
-        c.method, [True] * 5,
+        c.method, c.touched_taps, [True] * 5,
     )  # fmt: skip
     kernel = torch.ops.dcls.construct_kernel(*case[1:5], version)
     assert devices((output, *grads, kernel)) == {"cuda"}

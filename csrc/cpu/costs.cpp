@@ -24,16 +24,10 @@ Geometry geometry_of(const Convolution& convolution) {
 
 bool is_depthwise(const Geometry& geometry) { return geometry.in_channels == 1 && geometry.out_channels == 1; }
 
-// Taps that an element touches along an axis, as a rule: widths are not looked at. The default Gaussian of half a tap
-// is not 0 at 14 taps, the default triangle of "max" at 2.
-int64_t usual_taps(Version version, int64_t extent) {
-    return std::min<int64_t>(version == Version::gauss ? 14 : version == Version::max ? 3 : 2, extent);
-}
-
-double touched_by_element(const Convolution& convolution) {
+double touched_by_element(const Convolution& convolution, const Geometry& geometry) {
     double taps = 1;
-    for (const auto extent : convolution.kernel.kernel_size) {
-        taps *= static_cast<double>(usual_taps(convolution.kernel.version, extent));
+    for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
+        taps *= static_cast<double>(usual_taps(convolution, geometry.kernel_size[axis]));
     }
     return taps;
 }
@@ -97,7 +91,8 @@ double construct_cost(const Convolution& convolution, Pass pass) {
     const auto out_channels = static_cast<double>(geometry.out_channels);
     const bool has_columns = std::ranges::max(geometry.padding) > kMostPaddingOfFastAten;
     const double filter = static_cast<double>(geometry.kernel_count) *
-                          (kElement(pass) + kElementTap(pass) * touched_by_element(convolution)) / pixels(geometry);
+                          (kElement(pass) + kElementTap(pass) * touched_by_element(convolution, geometry)) /
+                          pixels(geometry);
     const bool is_fragmented = geometry.groups > 1 && std::min(geometry.in_channels, geometry.out_channels) < 8;
     const Constant added = is_fragmented ? kAddedToGroups : kAdded;
     double convolving = 0;
@@ -118,7 +113,7 @@ double direct_cost(const Convolution& convolution, Pass pass) {
     // Once for a filter, to list its taps.
     constexpr Constant kListedElement{1500, 2500}, kListedTap{100, 200};
     const Geometry geometry = geometry_of(convolution);
-    const double touched = static_cast<double>(geometry.kernel_count) * touched_by_element(convolution);
+    const double touched = static_cast<double>(geometry.kernel_count) * touched_by_element(convolution, geometry);
     const double taps = std::min(touched, static_cast<double>(product(geometry.kernel_size)));
     const double tap = is_depthwise(geometry)         ? kDepthwiseTap(pass)
                        : interleaves_images(geometry) ? kAlignedTap(pass)
@@ -137,7 +132,7 @@ double im2col_cost(const Convolution& convolution, Pass pass) {
     // Multiply-adds of the passes. The pass along one axis also makes what the later ones read around the tile.
     double multiply_adds = 0, surplus = 1;
     for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
-        const int64_t taps = usual_taps(convolution.kernel.version, geometry.kernel_size[axis]);
+        const int64_t taps = usual_taps(convolution, geometry.kernel_size[axis]);
         multiply_adds += static_cast<double>(taps) * surplus;
         surplus *= 1 + static_cast<double>(taps - 1) / static_cast<double>(std::max<int64_t>(tile[axis], 1));
     }

@@ -1,5 +1,5 @@
-// The per-axis factors of one filter's elements, tabulated by tap. Every filter is treated as three-dimensional:
-// missing leading axes have one tap and the factor 1.
+// The per-axis factors of one filter's elements, tabulated by tap. Every filter is treated as three-dimensional. Along
+// axes before the first learned one, an element has the factor 1 at its dense tap, of which missing axes have one.
 #pragma once
 
 #include "../filters.h"
@@ -15,24 +15,25 @@ class FilterFactors {
  public:
     explicit FilterFactors(const Filters& filters)
         : loops_(filter_loops<T>(version)), axes_(filters.kernel_count * kAxes) {
-        const auto& [extent, first_axis, kernel_count] =
-            std::tie(filters.extent, filters.first_axis, filters.kernel_count);
+        const Axes& extent = filters.extent;
         Axes room{};
         for (int axis = 0; axis < kAxes; ++axis) {
             room[axis] = round_up(extent[axis], inner_loops<T>().lanes);
         }
-        storage_.resize(kernel_count * (room[0] + room[1] + room[2]) * 3);
+        storage_.resize(filters.kernel_count * (room[0] + room[1] + room[2]) * 3);
         T* next = storage_.data();
-        for (int64_t k = 0; k < kernel_count; ++k) {
+        for (int64_t k = 0; k < filters.kernel_count; ++k) {
             for (int axis = 0; axis < kAxes; ++axis) {
-                axes_[k * kAxes + axis] = {next, next + room[axis], next + 2 * room[axis], {0, 1}, {T(1), T(0), T(0)}};
-                if (axis < first_axis) {
-                    next[0] = T(1);
+                const int64_t tap = axis < filters.first_axis ? filters.dense_tap(k, axis) : 0;
+                axes_[k * kAxes + axis] = {
+                    next, next + room[axis], next + 2 * room[axis], {tap, tap + 1}, {T(1), T(0), T(0)}};
+                if (axis < filters.first_axis) {
+                    next[tap] = T(1);
                 }
                 next += room[axis] * 3;
             }
         }
-        elements_ = {extent, first_axis, kernel_count, axes_.data()};
+        elements_ = {extent, filters.first_axis, filters.kernel_count, axes_.data()};
     }
 
     // positions and sigma point at the filter's first element on the first axis; axis_stride leads to the next axis.

@@ -15,11 +15,11 @@ struct AxisFactors {
 };
 
 // The elements of one filter. Arrays of factors start at a multiple of kBufferAlignment bytes (aligned_vector.h) and
-// end with a whole vector. Missing leading axes have one tap and the factor 1.
+// end with a whole vector. Along axes before the first learned one, an element has one tap, with the factor 1.
 template <typename T>
 struct FilterElements {
     Axes extent;
-    int first_axis;
+    int first_axis;  // that is learned
     int64_t count;
     AxisFactors<T>* axes;  // (count, kAxes)
 };

@@ -19,7 +19,7 @@ struct Backend {
 
     static Method choose_method(const Convolution& convolution, Pass pass) {
         const double construct = construct_cost(convolution, pass), direct = direct_cost(convolution, pass);
-        if (convolution.kernel.shared_positions && im2col_cost(convolution, pass) < std::min(construct, direct)) {
+        if (takes_im2col(convolution) && im2col_cost(convolution, pass) < std::min(construct, direct)) {
             return Method::im2col;
         }
         return direct < construct ? Method::direct : Method::construct;

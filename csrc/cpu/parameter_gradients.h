@@ -32,10 +32,11 @@ class ParameterGradients {
     ParameterGradients(const Filters& filters, const PreparedParameters& parameters,
                        const std::array<bool, 3>& output_mask)
         : filters_(filters), weight_(parameters.weight), parameters_(parameters.pointers<T>()) {
-        const IntList per_filter = positions_shape(filters.out_channels);
+        IntList per_filter = sizes(parameters.weight);
+        per_filter.insert(per_filter.begin(), parameters.positions.size(0));
         const bool has_widths = parameters.sigma.has_value();
-        tensors_ = {allocate(output_mask[0], {filters.out_channels, filters.in_channels, filters.kernel_count}),
-                    allocate(output_mask[1], per_filter), allocate(output_mask[2] && has_widths, per_filter)};
+        tensors_ = {allocate(output_mask[0], sizes(parameters.weight)), allocate(output_mask[1], per_filter),
+                    allocate(output_mask[2] && has_widths, per_filter)};
         for (size_t i = 0; i < tensors_.size(); ++i) {
             gradients_[i] = tensors_[i].numel() > 0 ? tensors_[i].template mutable_data_ptr<T>() : nullptr;
         }
@@ -75,25 +76,23 @@ class ParameterGradients {
     std::array<Tensor, 3> take(ScalarType dtype) {
         for (size_t i = 1; filters_.shared_positions && i < tensors_.size(); ++i) {
             if (gradients_[i] != nullptr) {
-                tensors_[i] = sum_over_out_channels(gradients_[i]);
+                tensors_[i] = sum_over_out_channels(tensors_[i], gradients_[i]);
             }
         }
         return {cast(tensors_[0], dtype), cast(tensors_[1], dtype), cast(tensors_[2], dtype)};
     }
 
  private:
-    IntList positions_shape(int64_t out_channels) const {
-        return {kAxes - filters_.first_axis, out_channels, filters_.in_channels, filters_.kernel_count};
-    }
-
     Tensor allocate(bool wanted, const IntList& shape) const {
         const ScalarType dtype = weight_.scalar_type();
         return wanted ? empty(shape, dtype, weight_) : not_computed(dtype, weight_);
     }
 
-    // (d, O, I/g, K) -> (d, 1, I/g, K), adding out channels in order.
-    Tensor sum_over_out_channels(const T* per_filter) const {
-        const Tensor shared = allocate(true, positions_shape(1));
+    // (d, O, ...) -> (d, 1, ...), adding out channels in order.
+    Tensor sum_over_out_channels(const Tensor& gradients, const T* per_filter) const {
+        IntList shape = sizes(gradients);
+        shape[1] = 1;
+        const Tensor shared = allocate(true, shape);
         const int64_t inner = filters_.in_channels * filters_.kernel_count;
         T* to = shared.template mutable_data_ptr<T>();
         parallel_for(0, kAxes - filters_.first_axis, 1, [&](int64_t begin, int64_t end) {

@@ -22,9 +22,9 @@ inline Axes reach_of(const Geometry& geometry) {
 // add to them. A list for each grid of results: back, taps of different grids add to different grids; forward they read
 // from different grids.
 //
-// Where neighbouring rows of taps are of one grid, taps are listed in pairs, one above the other: an element of two
-// rows as one pair for each of its columns. Elements share the entries that both have. A tap may be in two entries
-// then.
+// Where neighbouring rows of taps are of one grid, and elements touch both, taps are listed in pairs, one above the
+// other: an element of two rows as one pair for each of its columns. Elements share the entries that both have. A tap
+// may be in two entries then.
 template <typename T>
 class TouchedTaps {
  public:
@@ -35,7 +35,8 @@ class TouchedTaps {
           kernel_count_(geometry.kernel_count),
           channel_(window.channel),
           is_forward_(direction == Direction::forward),
-          paired_(geometry.kernel_size[1] > 1 && geometry.stride[1] == 1 && geometry.output[1] > 1),
+          paired_(geometry.first_axis <= 1 && geometry.kernel_size[1] > 1 && geometry.stride[1] == 1 &&
+                  geometry.output[1] > 1),
           places_(extent_[0] * extent_[1] * extent_[2], kNone),
           lists_(is_forward_ ? 1 : input.grid_count()) {
         const std::array<int64_t, kAxes> step{window.plane, window.row, together};

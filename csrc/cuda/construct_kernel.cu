@@ -189,7 +189,7 @@ Tensor construct_kernel(const Tensor& weight, const Tensor& positions, const Opt
                         const KernelArguments& arguments) {
     const ScalarType dtype = compute_dtype(weight);
     const PreparedParameters prepared(weight, positions, sigma, dtype);
-    const Filters filters(arguments);
+    const Filters filters(arguments.dense_taps_as_channels());
     const Tensor inverse = inverse_normalisation(filters, prepared, arguments.version);
     const Tensor kernel = empty(arguments.kernel_shape(), dtype, weight);
     const Boxes boxes(filters.extent, int64_t{kThreads} * kTapsPerThread);
@@ -211,7 +211,7 @@ std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_
     const ScalarType dtype = compute_dtype(weight);
     const PreparedParameters prepared(weight, positions, sigma, dtype);
     const Tensor grad = contiguous(cast(grad_kernel, dtype));
-    const Filters filters(arguments);
+    const Filters filters(arguments.dense_taps_as_channels());
     const Tensor contractions = empty({1, kContractionValues, filters.elements()}, dtype, weight);
     constexpr int64_t kBoxTaps = 256;
     const Boxes boxes(filters.extent, kBoxTaps);

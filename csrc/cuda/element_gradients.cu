@@ -22,7 +22,7 @@ __device__ Contraction<C> load(const C* from, int64_t element, int64_t count) {
     return contraction;
 }
 
-// (O, I/g, K) and (d, O, I/g, K); null where not asked for.
+// (O, I/g, *dense, K) and (d, O, I/g, *dense, K); null where not asked for.
 template <typename C>
 struct Gradients {
     C *weight, *positions, *sigma;
@@ -71,7 +71,8 @@ std::tuple<Tensor, Tensor, Tensor> element_gradients(const Tensor& contractions,
                                                      const KernelArguments& arguments, ScalarType dtype,
                                                      std::array<bool, 3> output_mask) {
     output_mask[2] = output_mask[2] && parameters.sigma.has_value();
-    const IntList shape{arguments.spatial_axes(), filters.out_channels, filters.in_channels, filters.kernel_count};
+    IntList shape = sizes(parameters.weight);
+    shape.insert(shape.begin(), parameters.positions.size(0));
     const auto allocate = [&](bool wanted, const IntList& shape) {
         return wanted ? empty(shape, contractions.scalar_type(), contractions) : not_computed(dtype, contractions);
     };

@@ -24,11 +24,10 @@ struct Costs {
         const auto out_channels = static_cast<double>(kernel.out_channels / convolution.arguments.groups);
         const auto elements = static_cast<double>(kernel.kernel_count);
         double taps = 1, touched = 1;
-        for (const auto extent : kernel.kernel_size) {
-            // Widths are not looked at: the default Gaussian of half a tap is not 0 at 14 taps.
-            const int64_t reach = has_sigma(kernel.version) ? 14 : 2;
-            taps *= static_cast<double>(extent);
-            touched *= static_cast<double>(std::min(reach, extent));
+        for (int64_t axis = 0; axis < kernel.spatial_axes(); ++axis) {
+            const bool is_learned = axis >= kernel.spatial_axes() - kernel.learned_axes;
+            taps *= static_cast<double>(kernel.kernel_size[axis]);
+            touched *= is_learned ? static_cast<double>(usual_taps(convolution, kernel.kernel_size[axis])) : 1;
         }
         construct = taps * out_channels;
         direct = 4 * elements * touched * out_channels;    // a load from shared memory each
@@ -50,7 +49,7 @@ struct Backend {
 
     static Method choose_method(const Convolution& convolution, Pass) {
         const Costs costs(convolution);
-        if (convolution.kernel.shared_positions && costs.im2col < std::min(costs.construct, costs.direct)) {
+        if (takes_im2col(convolution) && costs.im2col < std::min(costs.construct, costs.direct)) {
             return Method::im2col;
         }
         return costs.direct < costs.construct ? Method::direct : Method::construct;

@@ -134,8 +134,9 @@ def fold_parameters(
     out_channels = batched_weight.shape[1]
     shared = batched_positions.shape[2] != out_channels
     if shared:
-        batched_positions = batched_positions.expand(-1, -1, out_channels, -1, -1)
-        batched_sigma = batched_sigma.expand(-1, -1, out_channels, -1, -1) if batched_sigma is not None else None
+        shape = (*batched_positions.shape[:2], out_channels, *batched_positions.shape[3:])
+        batched_positions = batched_positions.expand(shape)
+        batched_sigma = batched_sigma.expand(shape) if batched_sigma is not None else None
     return fold(batched_weight, 0), fold(batched_positions, 1), fold(batched_sigma, 1), shared
 
 

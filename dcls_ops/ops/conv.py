@@ -61,10 +61,11 @@ def _register(spatial_axes: int) -> None:
         groups: int = 1,
         version: str = "gauss",
         method: str = "auto",
+        touched_taps: int | None = None,
     ) -> Tensor:
         check_kernel_arguments(name, weight, positions, kernel_size, sigma, version)
         batched, output_shape = check_conv_arguments(
-            name, spatial_axes, input, weight, positions, kernel_size, bias, stride, padding, groups, method
+            name, spatial_axes, input, weight, positions, kernel_size, bias, stride, padding, groups, method, touched_taps
         )
         return empty_in_format_of(input, batched, output_shape)
 
@@ -82,10 +83,11 @@ def _register(spatial_axes: int) -> None:
         groups: int = 1,
         version: str = "gauss",
         method: str = "auto",
+        touched_taps: int | None = None,
     ) -> tuple[Tensor, int]:
         batch_size = info.batch_size
         input_dim, weight_dim, positions_dim, _, sigma_dim, bias_dim = (*in_dims, None, None)[:6]
-        settings = (stride, padding, groups, version, method)
+        settings = (stride, padding, groups, version, method, touched_taps)
         if all(dim is None for dim in (weight_dim, positions_dim, sigma_dim, bias_dim)):
             # The same layer on many inputs: the batches go together.
             assert input_dim is not None
@@ -101,7 +103,7 @@ def _register(spatial_axes: int) -> None:
             batch_size, (weight, weight_dim), (positions, positions_dim), (sigma, sigma_dim)
         )
         bias = fold(batch_first(bias, bias_dim, batch_size), 0)
-        settings = (stride, padding, groups * batch_size, version, _method_of_folded(method))
+        settings = (stride, padding, groups * batch_size, version, _method_of_folded(method), touched_taps)
         output = op(fold(batched_input, channel_axis), weight, positions, kernel_size, sigma, bias, *settings)
         return unfold(output, channel_axis, batch_size), 0
 
@@ -129,13 +131,14 @@ def _backward_fake(
     groups: int,
     version: str,
     method: str,
+    touched_taps: int | None,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     name = "conv_backward"
     Checker(name).output_mask(output_mask, 5)
     check_kernel_arguments(name, weight, positions, kernel_size, sigma, version)
     batched, output_shape = check_conv_arguments(
-        name, len(kernel_size), input, weight, positions, kernel_size, None, stride, padding, groups, method
+        name, len(kernel_size), input, weight, positions, kernel_size, None, stride, padding, groups, method, touched_taps
     )
     check_grad_output(name, grad_output, input, output_shape)
     return (
@@ -164,6 +167,7 @@ def _backward_vmap(
     groups: int,
     version: str,
     method: str,
+    touched_taps: int | None,
     output_mask: Sequence[bool],
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """Folds the batch into the groups, so that every entry has parameter gradients of its own."""
@@ -186,6 +190,7 @@ def _backward_vmap(
         groups * batch_size,
         version,
         _method_of_folded(method),
+        touched_taps,
         output_mask,
     )
     parameters, parameter_dims = unfold_gradients(grad_parameters, batch_size, shared)

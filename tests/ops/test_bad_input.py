@@ -24,6 +24,7 @@ CONV = {
     "groups": 2,
     "version": "gauss",
     "method": "auto",
+    "touched_taps": None,
 }
 KERNEL = {name: CONV[name] for name in ("weight", "positions", "kernel_size", "sigma", "version")}
 DEPTHWISE = {
@@ -68,7 +69,10 @@ SHAPES = "(2, 4, 2, 3) or (2, 1, 2, 3)"
 BAD = [
     # The parameters
     ("conv2d", {"version": "v2"}, "version must be one of v0, v1, max, gauss, got 'v2'"),
-    ("conv2d", {"weight": tensor(4, 2, 3, 1)}, "weight must have shape (out_channels, in_channels / groups, kernel_count), got (4, 2, 3, 1)"),
+    ("conv2d", {"weight": tensor(4, 3)}, "weight must have shape (out_channels, in_channels / groups, *dense_kernel_size, kernel_count), got (4, 3)"),
+    ("conv2d", {"weight": tensor(4, 2, 4, 3)}, "kernel_size must begin with weight's dense_kernel_size (4,) and go on with a learned axis, got (5, 3)"),
+    ("conv2d", {"weight": tensor(4, 2, 5, 3, 3)}, "kernel_size must begin with weight's dense_kernel_size (5, 3) and go on with a learned axis, got (5, 3)"),
+    ("conv2d", {"weight": tensor(4, 2, 5, 3)}, "positions must have shape (1, 4, 2, 5, 3) or (1, 1, 2, 5, 3), got (2, 4, 2, 3)"),
     ("conv2d", {"weight": tensor(4, 2, 0)}, "weight must not be empty, got (4, 2, 0)"),
     ("conv2d", {"weight": tensor(4, 2, 3, dtype=torch.int64)}, f"weight must be {FLOATS}, got torch.int64"),
     ("conv2d", {"weight": tensor(4, 2, 3, dtype=torch.complex64)}, f"weight must be {FLOATS}, got torch.complex64"),
@@ -101,6 +105,9 @@ BAD = [
     ("conv2d", {"method": "winograd"}, "method must be one of auto, construct, direct, im2col, got 'winograd'"),
     ("conv2d", {"method": "im2col"}, "method 'im2col' needs positions of shape (2, 1, 2, 3), shared by all out channels, got (2, 4, 2, 3)"),
     ("conv_backward", {"method": "im2col"}, "method 'im2col' needs positions of shape (2, 1, 2, 3), shared by all out channels, got (2, 4, 2, 3)"),
+    ("conv2d", {"method": "im2col", "weight": tensor(4, 2, 5, 3), "positions": tensor(1, 1, 2, 5, 3), "sigma": tensor(1, 1, 2, 5, 3)}, "method 'im2col' needs positions of shape (2, 1, 2, 3), shared by all out channels, got (1, 1, 2, 5, 3)"),
+    ("conv2d", {"touched_taps": 0}, "touched_taps must be positive, got 0"),
+    ("conv_backward", {"touched_taps": -1}, "touched_taps must be positive, got -1"),
     ("conv2d", {"input": tensor(9, 8)}, "input must have 3 (unbatched) or 4 dimensions, got (9, 8)"),
     ("conv2d", {"input": tensor(1, 2, 4, 9, 8)}, "input must have 3 (unbatched) or 4 dimensions, got (1, 2, 4, 9, 8)"),
     ("conv2d", {"input": tensor(2, 3, 9, 8)}, "input must have 4 channels (2 per group, groups=2), got 3"),

@@ -29,14 +29,14 @@ conv_backward = torch.ops.dcls.conv_backward.default
 every_case = pytest.mark.parametrize(("version", "axes", "route"), list(itertools.product(VERSIONS, AXES, ROUTES)))
 every_route = pytest.mark.parametrize("route", ROUTES)
 # Those whose convolution is our own, too.
-every_route_of_ours = pytest.mark.parametrize("route", ["direct", "direct_shared", "im2col"])
+every_route_of_ours = pytest.mark.parametrize("route", ["direct", "direct_shared", "direct_partly_dense", "im2col"])
 
 
 def backward_arguments(case: Conv, grad_output: torch.Tensor, output_mask: list[bool]):
     c = case
     return (
         grad_output, c.input, c.weight, c.positions, c.kernel_size, c.sigma, c.stride, c.padding, c.groups, c.version,
-        c.method, output_mask,
+        c.method, c.touched_taps, output_mask,
     )  # fmt: skip
 
 
@@ -76,13 +76,14 @@ def test_more_than_one_tile(input, out_channels, groups, kernel_size, stride, ve
 @given(any_conv(versions=("v0",), methods=("construct", "direct")), st.sampled_from([torch.float32, torch.float64]))
 def test_integer_positions_are_an_ordinary_convolution(case, dtype):
     case = case.leaves(dtype)._replace(positions=case.positions.round().to(dtype))
-    out_channels, in_channels, kernel_count = case.weight.shape
+    out_channels, in_channels, *dense, _ = case.weight.shape
+    learned = case.kernel_size[len(dense) :]
     kernel = torch.zeros(out_channels, in_channels, *case.kernel_size, dtype=dtype)
-    for o, i, k in itertools.product(range(out_channels), range(in_channels), range(kernel_count)):
-        at = case.positions[:, o if case.positions.shape[1] > 1 else 0, i, k].int().tolist()
-        taps = [p + extent // 2 for p, extent in zip(at, case.kernel_size, strict=True)]
-        if all(0 <= tap < extent for tap, extent in zip(taps, case.kernel_size, strict=True)):
-            kernel[(o, i, *taps)] += case.weight[o, i, k].detach()
+    for o, i, *rest in itertools.product(*map(range, case.weight.shape)):
+        at = case.positions[(slice(None), o if case.positions.shape[1] > 1 else 0, i, *rest)].int().tolist()
+        taps = [p + extent // 2 for p, extent in zip(at, learned, strict=True)]
+        if all(0 <= tap < extent for tap, extent in zip(taps, learned, strict=True)):
+            kernel[(o, i, *rest[:-1], *taps)] += case.weight[(o, i, *rest)].detach()
     convolution = (F.conv1d, F.conv2d, F.conv3d)[len(case.kernel_size) - 1]
     expected = convolution(case.input, kernel, case.bias, case.stride, case.padding, 1, case.groups)
     is_depthwise = in_channels == 1 and case.groups == out_channels
@@ -131,7 +132,7 @@ def test_opcheck(version, axes, route, requires_grad):
 @every_route
 def test_opcheck_of_other_inputs(change, route):
     case = conv("gauss", 2, dtype=torch.float32, requires_grad=True, **ROUTES[route])
-    case = case._replace(input=change(case.input.detach()).requires_grad_(), kernel_size=(3, 2), padding=(1, 0))
+    case = case._replace(input=change(case.input.detach()).requires_grad_(), kernel_size=(4, 2), padding=(1, 0))
     opcheck(case.op, case)
 
 
@@ -349,6 +350,7 @@ def test_same_bits_for_any_number_of_threads(shape, version, route):
         in_channels=8,
         kernel_count=9,
         shared=options.get("shared", False),
+        dense_axes=options.get("dense_axes", 0),
         dtype=torch.float32,
     )
     input, bias = torch.randn(shape), torch.randn(16)

@@ -14,7 +14,7 @@ RELEASED = {
         'construct_kernel(Tensor weight, Tensor positions, SymInt[] kernel_size, Tensor? sigma=None, str version="gauss") -> Tensor',
         *(f"conv{d}d({_PARAMETERS}, SymInt[{d}] kernel_size, {_REST.format(d=d)}) -> Tensor" for d in (1, 2, 3)),
         "construct_kernel_backward(Tensor grad_kernel, Tensor weight, Tensor positions, Tensor? sigma, str version, bool[3] output_mask) -> (Tensor grad_weight, Tensor grad_positions, Tensor grad_sigma)",
-        "conv_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor positions, SymInt[] kernel_size, Tensor? sigma, SymInt[] stride, SymInt[] padding, SymInt groups, str version, str method, bool[5] output_mask) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_positions, Tensor grad_sigma, Tensor grad_bias)",
+        "conv_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor positions, SymInt[] kernel_size, Tensor? sigma, SymInt[] stride, SymInt[] padding, SymInt groups, str version, str method, SymInt? touched_taps, bool[5] output_mask) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_positions, Tensor grad_sigma, Tensor grad_bias)",
         "depthwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor kernel, SymInt[2] stride, SymInt[2] padding, bool[3] output_mask) -> (Tensor grad_input, Tensor grad_kernel, Tensor grad_bias)",
         "depthwise_conv2d(Tensor input, Tensor kernel, Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0) -> Tensor",
     ],

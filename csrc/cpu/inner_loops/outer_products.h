@@ -76,10 +76,16 @@ void sum_outer_products(const FilterElements<T>& elements, const T* weight, T* p
     }
 }
 
-// Contracts some columns of the taps with an element along the leading axes.
+// Contracts some columns of the taps with an element along the leading axes. Where those are not learned, `taps` is the
+// row, or the plane, of the element's dense tap.
 template <int first_axis, Version version, typename V, typename T>
 Contraction<V> contract_columns(const T* taps, const AxisFactors<T>* axes, int64_t height, int64_t width) {
     const AxisFactors<T>&z = axes[0], &y = axes[1];
+    if constexpr (first_axis == 2) {
+        Contraction<V> columns;
+        columns.value = load_as<V>(taps);
+        return columns;
+    }
     Contraction<V> columns;
     for (int64_t j = y.range.begin; j < y.range.end; ++j) {
         Contraction<V> row;
@@ -99,14 +105,10 @@ Contraction<V> contract_columns(const T* taps, const AxisFactors<T>* axes, int64
         } else {
             row.value = load_as<V>(taps + j * width);
         }
-        if constexpr (first_axis <= 1) {
-            columns.value += y.value[j] * row.value;
-            columns.d_position[1] += y.d_position[j] * row.value;
-            if constexpr (has_sigma(version)) {
-                columns.d_sigma[1] += y.d_sigma[j] * row.value;
-            }
-        } else {
-            columns.value = row.value;
+        columns.value += y.value[j] * row.value;
+        columns.d_position[1] += y.d_position[j] * row.value;
+        if constexpr (has_sigma(version)) {
+            columns.d_sigma[1] += y.d_sigma[j] * row.value;
         }
     }
     return columns;
@@ -117,6 +119,8 @@ template <int first_axis, Version version, typename V, typename T>
 [[gnu::always_inline]] inline void contract_element(const T* taps, const AxisFactors<T>* axes, int64_t height,
                                                     int64_t width, Contraction<T>& result) {
     const AxisFactors<T>& x = axes[2];
+    const int64_t plane = first_axis > 0 ? axes[0].range.begin : 0, row = first_axis > 1 ? axes[1].range.begin : 0;
+    taps += (plane * height + row) * width;
     Contraction<V> sums;
     for_each_columns<V, T>(x.range, [&](int64_t column) {
         const auto columns = contract_columns<first_axis, version, V>(taps + column, axes, height, width);
