@@ -28,6 +28,9 @@ from dcls_ops._original import SMALLEST_SIGMA, effective_sigma
 
 __all__ = ["Dcls1d", "Dcls2_1d", "Dcls2d", "Dcls2dK1d", "Dcls3_1d", "Dcls3_2d", "Dcls3d", "DclsLayer"]
 
+# Beyond so many widths from an element, its factors are 0 or below rounding (csrc/interpolation.h).
+_FURTHEST_TAP = {"max": 1.0, "gauss": 6.5}
+
 # As in the original package: a Gaussian of 0.23 + 0.27 = 0.5 taps is about as wide as the triangles of other versions.
 _INITIAL_SIG = {"max": 0.0, "gauss": 0.23}
 
@@ -42,6 +45,9 @@ class DclsLayer(nn.Module):
     spatial_axes: ClassVar[int]
     #: Whether P and SIG mean what they do in the original package, as those of the layers of ``DCLS`` do.
     has_original_conventions: ClassVar[bool] = False
+
+    #: About how many taps an element touches along an axis, as :meth:`update_touched_taps` saw it last; None: unknown.
+    touched_taps: int | None = None
 
     weight: Parameter
     P: Parameter
@@ -64,10 +70,15 @@ class DclsLayer(nn.Module):
         padding_mode: str,
         version: str,
         shared_positions: bool = False,
+        method: str = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        if method == "im2col" and not shared_positions:
+            raise ValueError("method 'im2col' needs shared_positions=True, got False")
         if version not in VERSIONS:
             raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")
         check_padding_mode(padding_mode)
@@ -91,6 +102,7 @@ class DclsLayer(nn.Module):
         self.groups = groups
         self.padding_mode = padding_mode
         self.version = version
+        self.method = method
         for name in ("stride", "dense_kernel_size", "dilated_kernel_size"):
             if any(value < 1 for value in getattr(self, name)):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -128,6 +140,7 @@ class DclsLayer(nn.Module):
         self._reset_positions()
         if self.SIG is not None:
             nn.init.constant_(self.SIG, _INITIAL_SIG.get(self.version, 0.0))
+        self.update_touched_taps()
 
     def _reset_positions(self) -> None:
         nn.init.normal_(self.P, 0, 0.5)
@@ -139,31 +152,64 @@ class DclsLayer(nn.Module):
         for positions, extent in zip(self.P, self.dilated_kernel_size, strict=True):
             positions.clamp_(-(extent // 2), extent - 1 - extent // 2)
 
+    @torch.no_grad()
+    def update_touched_taps(self) -> None:
+        """Looks at how wide elements are, from which method "auto" estimates what they cost.
+
+        Operators choose by shapes and never look at values, so they need to be told. :meth:`clamp_parameters`,
+        :meth:`reset_parameters` and loading a state do it on the CPU; call it after setting SIG by hand. The number is
+        a power of two, or the extent of the kernel: a compiled layer is compiled again when it changes.
+        """
+        SIG = self.SIG
+        if SIG is None or not has_sigma(self.version) or torch.compiler.is_compiling():
+            return
+        # Elsewhere a look at values waits for the device, or there are none.
+        if type(SIG) is not Parameter or SIG.device.type != "cpu" or not SIG.numel():
+            return
+        extent = max(self.dilated_kernel_size)
+        sigma = self.sigma
+        assert sigma is not None
+        taps = float((sigma * (2 * _FURTHEST_TAP[self.version])).clamp_(1, extent).mean())
+        if not math.isfinite(taps):
+            return
+        self.touched_taps = min(2 ** round(math.log2(taps)), extent) if taps < 0.75 * extent else extent
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self.update_touched_taps()
+
+    def _operands(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weight, positions and sigma as the operators take them, for a kernel of extent :attr:`kernel_size`."""
+        return self.weight, self.P, self.sigma
+
     def construct_kernel(self) -> Tensor:
         """The dense kernel (O, I/g, *kernel_size), differentiable."""
-        sigma = self.sigma
-        kernel = functional.construct_kernel(
-            self.weight.flatten(1, -2),
-            self.P.flatten(2, -2),
-            self.dilated_kernel_size,
-            sigma.flatten(2, -2) if sigma is not None else None,
-            self.version,
-        )
-        return kernel.view(*self.weight.shape[:2], *self.kernel_size)
+        weight, positions, sigma = self._operands()
+        kernel: Tensor = torch.ops.dcls.construct_kernel(weight, positions, self.kernel_size, sigma, self.version)
+        return kernel
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._convolve(input, self.construct_kernel(), self.bias)
+        return self._convolve(input, *self._operands(), self.bias)
 
-    def _convolve(self, input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        """PyTorch's convolution with a dense kernel."""
+    def _convolve(
+        self, input: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
         padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
-        # The operators' rule: half inputs are convolved in their own dtype, whatever the parameters are. All else that
-        # does not fit is for PyTorch's convolution to refuse.
-        if input.dtype in (torch.float16, torch.bfloat16) and kernel.dtype != torch.float64:
-            kernel, bias = kernel.to(input.dtype), bias.to(input.dtype) if bias is not None else None
-        convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_axes - 1]
-        output: Tensor = convolution(padded, kernel, bias, self.stride, padding, groups=self.groups)
-        return output
+        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
+        return convolution(
+            padded,
+            weight,
+            positions,
+            self.kernel_size,
+            sigma,
+            bias,
+            self.stride,
+            padding,
+            self.groups,
+            self.version,
+            self.method,
+            self.touched_taps,
+        )
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_count={self.kernel_count}"]
@@ -179,6 +225,8 @@ class DclsLayer(nn.Module):
         if self.padding_mode != "zeros":
             parts.append(f"padding_mode={self.padding_mode!r}")
         parts.append(f"version={self.version!r}")
+        if self.method != "auto":
+            parts.append(f"method={self.method!r}")
         return ", ".join(parts)
 
     def _padding_per_side(self) -> tuple[tuple[int, int], ...]:
@@ -219,40 +267,14 @@ class _DclsNd(DclsLayer):
             padding_mode=padding_mode,
             version=version,
             shared_positions=shared_positions,
+            method=method,
             device=device,
             dtype=dtype,
         )
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        if method == "im2col" and not shared_positions:
-            raise ValueError("method 'im2col' needs shared_positions=True, got False")
         self.shared_positions = shared_positions
-        self.method = method
-
-    def forward(self, input: Tensor) -> Tensor:
-        padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
-        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
-        return convolution(
-            padded,
-            self.weight,
-            self.P,
-            self.dilated_kernel_size,
-            self.sigma,
-            self.bias,
-            self.stride,
-            padding,
-            self.groups,
-            self.version,
-            self.method,
-        )
 
     def extra_repr(self) -> str:
-        parts = [super().extra_repr()]
-        if self.shared_positions:
-            parts.append("shared_positions=True")
-        if self.method != "auto":
-            parts.append(f"method={self.method!r}")
-        return ", ".join(parts)
+        return super().extra_repr() + (", shared_positions=True" if self.shared_positions else "")
 
 
 class Dcls1d(_DclsNd):
@@ -317,7 +339,7 @@ class Dcls3d(_DclsNd):
 
 
 class _DclsPartial(DclsLayer):
-    """Dense along the leading axes, learned along the last ones. The dense kernel is kept for backward."""
+    """Dense along the leading axes, learned along the last ones."""
 
     learned_axes: ClassVar[int]
 
@@ -335,6 +357,7 @@ class _DclsPartial(DclsLayer):
         padding_mode: str = "zeros",
         version: str = "gauss",
         *,
+        method: str = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -351,6 +374,7 @@ class _DclsPartial(DclsLayer):
             bias=bias,
             padding_mode=padding_mode,
             version=version,
+            method=method,
             device=device,
             dtype=dtype,
         )
@@ -402,11 +426,21 @@ class Dcls3_2d(_DclsPartial):
     learned_axes = 2
 
 
+def flat_operands(
+    weight: Tensor, positions: Tensor, sigma: Tensor | None, flat_dim: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Operands of one learned axis, for two-dimensional kernels of extent 1 along axis ``flat_dim``."""
+    if flat_dim == 0:  # a dense axis of one tap
+        return weight.unsqueeze(2), positions.unsqueeze(3), sigma.unsqueeze(3) if sigma is not None else None
+    # A second axis, with one tap, on which every element is.
+    after = (0, 0, 0, 0, 0, 0, 0, 1)
+    return weight, F.pad(positions, after), F.pad(sigma, after, value=1.0) if sigma is not None else None
+
+
 class Dcls2dK1d(DclsLayer):
     """Two axes, with a flat kernel: extent 1 along axis ``flat_dim`` and learned positions along the other one.
 
-    Other arguments as for :class:`Dcls2d`; ``dilated_kernel_size`` is one int, and ``P`` is (1, O, I/g, K). The dense
-    kernel is kept for backward.
+    Other arguments as for :class:`Dcls2d`; ``dilated_kernel_size`` is one int, and ``P`` is (1, O, I/g, K).
 
     Example:
         >>> layer = Dcls2dK1d(4, 8, kernel_count=3, dilated_kernel_size=11, padding=(0, 5), flat_dim=0)
@@ -430,6 +464,7 @@ class Dcls2dK1d(DclsLayer):
         version: str = "gauss",
         flat_dim: int = 0,
         *,
+        method: str = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -448,6 +483,7 @@ class Dcls2dK1d(DclsLayer):
             bias=bias,
             padding_mode=padding_mode,
             version=version,
+            method=method,
             device=device,
             dtype=dtype,
         )
@@ -456,6 +492,9 @@ class Dcls2dK1d(DclsLayer):
     def kernel_size(self) -> tuple[int, ...]:
         (extent,) = self.dilated_kernel_size
         return (1, extent) if self.flat_dim == 0 else (extent, 1)
+
+    def _operands(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return flat_operands(self.weight, self.P, self.sigma, self.flat_dim)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, flat_dim={self.flat_dim}"

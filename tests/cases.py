@@ -81,9 +81,7 @@ class Parameters(NamedTuple):
 def well_conditioned(drawn: Parameters) -> Parameters:
     """Elements within the kernel and not narrow: to divide by a small sum of factors would magnify rounding."""
     learned = drawn.kernel_size[-len(drawn.positions) :]
-    positions = [
-        p.clamp(-(extent // 2), (extent - 1) // 2) for p, extent in zip(drawn.positions, learned, strict=True)
-    ]
+    positions = [p.clamp(-(extent // 2), (extent - 1) // 2) for p, extent in zip(drawn.positions, learned, strict=True)]
     return drawn._replace(
         positions=torch.stack(positions), sigma=drawn.sigma.clamp(min=0.8) if drawn.sigma is not None else None
     )

@@ -65,7 +65,18 @@ def _register(spatial_axes: int) -> None:
     ) -> Tensor:
         check_kernel_arguments(name, weight, positions, kernel_size, sigma, version)
         batched, output_shape = check_conv_arguments(
-            name, spatial_axes, input, weight, positions, kernel_size, bias, stride, padding, groups, method, touched_taps
+            name,
+            spatial_axes,
+            input,
+            weight,
+            positions,
+            kernel_size,
+            bias,
+            stride,
+            padding,
+            groups,
+            method,
+            touched_taps,
         )
         return empty_in_format_of(input, batched, output_shape)
 
@@ -138,7 +149,18 @@ def _backward_fake(
     Checker(name).output_mask(output_mask, 5)
     check_kernel_arguments(name, weight, positions, kernel_size, sigma, version)
     batched, output_shape = check_conv_arguments(
-        name, len(kernel_size), input, weight, positions, kernel_size, None, stride, padding, groups, method, touched_taps
+        name,
+        len(kernel_size),
+        input,
+        weight,
+        positions,
+        kernel_size,
+        None,
+        stride,
+        padding,
+        groups,
+        method,
+        touched_taps,
     )
     check_grad_output(name, grad_output, input, output_shape)
     return (
