@@ -29,6 +29,18 @@ def to_tuple(name: str, value: Size, length: int) -> tuple[int, ...]:
     raise ValueError(f"{name} must be an int or {several}, got {value!r}")
 
 
+def is_traced() -> bool:
+    """Whether torch.jit.trace runs: it has tensors in the place of sizes, and warns of what Python does with them."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def sizes(tensor: Tensor, *axes: int) -> tuple[int, ...]:
+    """Sizes along some axes, as ints."""
+    if is_traced():
+        return tuple(len(tensor.unbind(axis)) for axis in axes)
+    return tuple(tensor.shape[axis] for axis in axes)
+
+
 def padding_per_side(
     padding: Size | str, kernel_size: Sequence[int], stride: Sequence[int]
 ) -> tuple[tuple[int, int], ...]:

@@ -4,7 +4,7 @@
 it moves them along another one: from tap ``L[i] // 2``, where L is ``dilated_kernel_size``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,20 +25,28 @@ def axis_order(axes: int, version: str) -> tuple[int, ...]:
     return tuple(reversed(range(axes)))
 
 
-def in_input_order(tensor: Tensor, version: str) -> Tensor:
-    """P or SIG of the original, (d, ...), in the order of the input's axes."""
-    order = axis_order(tensor.shape[0], version)
-    return tensor if order == tuple(range(len(order))) else torch.stack([tensor[index] for index in order])
+# Tensors are put together by scattering below: autocast would cast what torch.stack takes, and half positions with it.
+
+
+def in_input_order(tensor: Tensor, axes: int, version: str) -> Tensor:
+    """P or SIG of the original, (axes, ...), in the order of the input's axes."""
+    order = axis_order(axes, version)
+    if order == tuple(range(axes)):
+        return tensor
+    if order == tuple(reversed(range(axes))):
+        return tensor.flip(0)
+    return torch.slice_scatter(tensor, tensor[1:].flip(0), 0, 1)  # v0 in three dimensions
 
 
 def positions_of(P: Tensor, kernel_size: Sequence[int], version: str) -> Tensor:
     """Positions as our operators take them, from P of the original."""
     order = axis_order(len(kernel_size), version)
     shifts = [kernel_size[index] // 2 - extent // 2 for index, extent in zip(order, kernel_size, strict=True)]
-    positions = in_input_order(P, version)
-    if not any(shifts):
-        return positions
-    return torch.stack([axis + shift for axis, shift in zip(positions, shifts, strict=True)])
+    positions = in_input_order(P, len(kernel_size), version)
+    for axis, shift in enumerate(shifts):
+        if shift:
+            positions = torch.select_scatter(positions, positions[axis] + shift, 0, axis)
+    return positions
 
 
 def position_bounds(kernel_size: Sequence[int], version: str) -> list[tuple[int, int]]:
@@ -51,13 +59,13 @@ def position_bounds(kernel_size: Sequence[int], version: str) -> list[tuple[int,
     return bounds
 
 
-def sigma_of(SIG: Tensor | None, version: str, smallest: dict[str, float] = SMALLEST_SIGMA) -> Tensor | None:
+def sigma_of(
+    SIG: Tensor | None, axes: int, version: str, smallest: Mapping[str, float] = SMALLEST_SIGMA
+) -> Tensor | None:
     """Effective widths as our operators take them, from SIG of the original; None where the version has none."""
-    if not has_sigma(version):
+    if SIG is None or not has_sigma(version):
         return None
-    if SIG is None:
-        raise ValueError(f"version '{version}' needs SIG, which a layer made with version 'v0' or 'v1' does not have")
-    return effective_sigma(in_input_order(SIG, version), smallest[version])
+    return effective_sigma(in_input_order(SIG, axes, version), smallest[version])
 
 
 def effective_sigma(SIG: Tensor, smallest: float) -> Tensor:

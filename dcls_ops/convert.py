@@ -86,7 +86,7 @@ def _convert_layer(layer: DclsLayer, prefix: str, state: dict[str, Any]) -> None
         if isinstance(layer, Dcls2_1d) and layer.version == "gauss":
             state[f"{prefix}SIG"] = SIG.abs() + (SMALLEST_SIGMA_2_1D["gauss"] - SMALLEST_SIGMA["gauss"])
         else:
-            state[f"{prefix}SIG"] = in_input_order(SIG, layer.version)
+            state[f"{prefix}SIG"] = in_input_order(SIG, axes, layer.version)
 
 
 def _check_shared_positions(model: nn.Module, converted: Mapping[str, Any]) -> None:

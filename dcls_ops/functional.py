@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dcls_ops import ops as ops  # defines torch.ops.dcls
-from dcls_ops._arguments import Size, pad, padding_per_side, to_tuple
+from dcls_ops._arguments import Size, pad, padding_per_side, sizes, to_tuple
 
 __all__ = ["construct_kernel", "conv1d", "conv2d", "conv3d", "depthwise_conv2d"]
 
@@ -54,9 +54,21 @@ def construct_kernel(
         >>> construct_kernel(weight, positions, 5, version="v0")
         tensor([[[0.0000, 0.0000, 0.7500, 0.2500, 0.0000]]])
     """
-    size = to_tuple("kernel_size", kernel_size, positions.shape[0])
+    return _construct_kernel(weight, positions, kernel_size, sigma, version)
+
+
+def _construct_kernel(
+    weight: Tensor, positions: Tensor, kernel_size: Size, sigma: Tensor | None, version: str
+) -> Tensor:
+    size = to_tuple("kernel_size", kernel_size, *sizes(positions, 0))
     kernel: Tensor = torch.ops.dcls.construct_kernel(weight, positions, size, sigma, version)
     return kernel
+
+
+# Python looks at shapes in these, for which torch.fx has no values: its graphs call them as they are. They are not the
+# public functions, because torch.fx finds a wrapped function by its name in this module only.
+torch.fx.wrap("_construct_kernel")
+torch.fx.wrap("_depthwise_conv2d")
 
 
 def _conv(
@@ -216,7 +228,12 @@ def depthwise_conv2d(
         >>> depthwise_conv2d(torch.randn(2, 8, 14, 14), torch.randn(8, 1, 7, 7), padding="same").shape
         torch.Size([2, 8, 14, 14])
     """
+    return _depthwise_conv2d(input, kernel, bias, stride, padding)
+
+
+def _depthwise_conv2d(input: Tensor, kernel: Tensor, bias: Tensor | None, stride: Size, padding: Size | str) -> Tensor:
     steps = to_tuple("stride", stride, 2)
-    padded, remaining = pad(input, padding_per_side(padding, kernel.shape[2:], steps))
+    kernel_size = sizes(kernel, *range(2, kernel.dim())) if padding == "same" else (1, 1)
+    padded, remaining = pad(input, padding_per_side(padding, kernel_size, steps))
     output: Tensor = torch.ops.dcls.depthwise_conv2d(padded, kernel, bias, steps, remaining)
     return output

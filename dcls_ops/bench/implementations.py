@@ -111,9 +111,9 @@ def _original(
     logger.setLevel(level)
     with torch.no_grad():
         layer.weight.copy_(tensors.weight)
-        layer.P.copy_(in_input_order(tensors.positions, case.version))
+        layer.P.copy_(in_input_order(tensors.positions, case.axes, case.version))
         if tensors.sigma is not None:
-            layer.SIG.copy_(in_input_order(tensors.sigma, case.version) - SMALLEST_SIGMA[case.version])
+            layer.SIG.copy_(in_input_order(tensors.sigma, case.axes, case.version) - SMALLEST_SIGMA[case.version])
     input = _leaf(tensors.input, is_channels_last)
     parameters = tuple(p for p in (layer.weight, layer.P, getattr(layer, "SIG", None)) if p is not None)
     run: Callable[[], Tensor] = partial(layer, input)

@@ -7,3 +7,4 @@ New code is better off with :mod:`dcls_ops.nn`; docs/migrating.md has the lines 
 """
 
 from DCLS import _installation as _installation
+from DCLS._exact import exact_gradients as exact_gradients

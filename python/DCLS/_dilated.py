@@ -1,7 +1,7 @@
 """The layers of 2021: elements that start on a regular dilated grid, from where learned positions move them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -75,26 +75,26 @@ class DilatedNd(nn.Module):
     @property
     def scaling(self) -> float:
         """The number of taps by which a position of 1 moves an element."""
-        return self.gain * math.sqrt(self.weight[0].numel())
+        return self.gain * math.sqrt(self._filter_size)
+
+    @property
+    def _filter_size(self) -> int:
+        """The number of elements of a filter."""
+        return self.in_channels // self.groups * math.prod(self.kernel_size)
 
     @property
     def positions(self) -> Tensor:
         """(d, O or 1, I/g, K), in taps from the middle of the kernel, as :mod:`dcls_ops` takes them."""
-        positions = []
-        for axis, parameter in enumerate(self._position_parameters()):
-            count, dilation, extent = self.kernel_size[axis], self.dilation[axis], self.extent[axis]
-            grid = torch.arange(count, dtype=parameter.dtype, device=parameter.device) * dilation
-            grid = grid.view(-1, *[1] * (self.axes - 1 - axis))
-            taps = (parameter * self.scaling + grid).clamp(0, extent - 1)
-            positions.append(taps - extent // 2)
-        stacked = torch.stack(positions).flatten(-self.axes)
-        return stacked.unsqueeze(1) if self.shared_positions else stacked
+        positions = _positions(
+            list(self._position_parameters()), self.kernel_size, self.dilation, self.extent, self.scaling
+        ).flatten(-self.axes)
+        return positions.unsqueeze(1) if self.shared_positions else positions
 
     def reset_parameters(self) -> None:
         """Draws weight and bias as ``nn.ConvNd``, and positions that spread by half the dilation."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
+            bound = 1 / math.sqrt(self._filter_size)
             nn.init.uniform_(self.bias, -bound, bound)
         for parameter, dilation in zip(self._position_parameters(), self.dilation, strict=True):
             nn.init.normal_(parameter, 0, dilation / 2 / self.scaling)
@@ -159,3 +159,24 @@ class DilatedNd(nn.Module):
 
     def _padding_per_side(self) -> tuple[tuple[int, int], ...]:
         return padding_per_side(self.padding, self.extent, self.stride)
+
+
+def _positions(
+    parameters: Sequence[Tensor],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    extent: Sequence[int],
+    scaling: float,
+) -> Tensor:
+    """(d, ...) positions in taps from the middle, from the parameters of the axes."""
+    # Put together by scattering: autocast would cast what torch.stack takes, and half positions with it.
+    positions = parameters[0].new_zeros(len(parameters), *parameters[0].shape)
+    for axis, parameter in enumerate(parameters):
+        grid = torch.arange(kernel_size[axis], dtype=parameter.dtype, device=parameter.device) * dilation[axis]
+        grid = grid.view(-1, *[1] * (len(kernel_size) - 1 - axis))
+        taps = (parameter * scaling + grid).clamp(0, extent[axis] - 1)
+        positions = torch.select_scatter(positions, taps - extent[axis] // 2, 0, axis)
+    return positions
+
+
+torch.fx.wrap("_positions")  # Python looks at tensors in it, for which torch.fx has no values

@@ -8,23 +8,33 @@ Differences from the original, each with a test, are in docs/migrating.md: among
 taps that exist, and positions at a tap get the mean of their one-sided derivatives.
 """
 
-from typing import Any, ClassVar
+import logging
+import math
+import warnings
+from collections.abc import MutableMapping
+from typing import Any, ClassVar, List, Optional, Tuple  # noqa: UP035, names that code imports from here
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import init
+from torch.nn.common_types import _size_1_t, _size_2_t, _size_3_t
+from torch.nn.modules import Module
+from torch.nn.modules.conv import convolution_notes
+from torch.nn.modules.utils import _pair, _reverse_repeat_tuple, _single, _triple
+from torch.nn.parameter import Parameter
 
+from DCLS import _exact, _operands
 from DCLS import _installation as _installation
 from dcls_ops import functional
 from dcls_ops._arguments import Size, pad, to_tuple
-from dcls_ops._checks import VERSIONS
-from dcls_ops._original import (
-    SMALLEST_SIGMA,
-    SMALLEST_SIGMA_2_1D,
-    position_bounds,
-    positions_of,
-    sigma_of,
-)
+from dcls_ops._checks import VERSIONS, has_sigma
+from dcls_ops._original import SMALLEST_SIGMA, SMALLEST_SIGMA_2_1D, position_bounds
 from dcls_ops.nn import DclsLayer
+
+#: Whether depthwise convolutions are those of a package of that name. They never are: the library has its own.
+install_implicit_gemm = False
 
 __all__ = [
     "ConstructKernel1d",
@@ -38,7 +48,28 @@ __all__ = [
     "Dcls2dK1d",
     "Dcls3_1d",
     "Dcls3d",
+    # What `import *` brings from the original besides: its own imports.
+    "F",
+    "List",
+    "Module",
+    "Optional",
+    "Parameter",
+    "Tensor",
+    "Tuple",
+    "convolution_notes",
+    "init",
+    "install_implicit_gemm",
+    "logging",
+    "math",
+    "torch",
+    "warnings",
 ]
+
+# What it does not bring, but can be imported by name.
+_ = (_pair, _reverse_repeat_tuple, _single, _size_1_t, _size_2_t, _size_3_t, _triple)
+
+#: The layers that keep a module as their DCK. Not in the module itself: its copies and pickles would take them along.
+_LAYERS_OF: MutableMapping[nn.Module, "WeakSet[_Layer]"] = WeakKeyDictionary()
 
 
 class _ConstructKernel(nn.Module):
@@ -47,6 +78,8 @@ class _ConstructKernel(nn.Module):
     #: The number of axes along which positions are learned.
     learned_axes: ClassVar[int]
     smallest_sigma: ClassVar[dict[str, float]] = SMALLEST_SIGMA
+
+    dense_kernel_size: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -65,24 +98,119 @@ class _ConstructKernel(nn.Module):
         self.dilated_kernel_size = to_tuple("dilated_kernel_size", dilated_kernel_size, self.learned_axes)
         self.version = version
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "version":
+            for layer in _LAYERS_OF.get(self, ()):
+                if layer.DCK is self:
+                    vars(layer)["version"] = value
+
+    @property
+    def _filters(self) -> tuple[int, ...]:
+        """The shape of a weight: (O, I/g, *dense, K)."""
+        per_group = self.in_channels // self.groups
+        return (self.out_channels, per_group, *self.dense_kernel_size, self.kernel_count)
+
+    def operands(
+        self, W: Tensor, P: Tensor, SIG: Tensor | None, version: str | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weight, positions and sigma as the operators take them: in one dtype, with all entries, in their own axes."""
+        version = version or self.version
+        together = _operands.operands(W, P, SIG, self._filters, self.dilated_kernel_size, version, self.smallest_sigma)
+        # Not unpacked, which torch.fx cannot do.
+        return together[0], together[1], together[2] if has_sigma(version) else None
+
     def interpolation(self, P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Positions and sigma as the operators take them."""
-        if self.version not in VERSIONS:
-            raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {self.version!r}")
-        positions = positions_of(P, self.dilated_kernel_size, self.version)
-        return positions, sigma_of(SIG, self.version, self.smallest_sigma)
+        _, positions, sigma = self.operands(P.new_ones(()), P, SIG)
+        return positions, sigma
 
     def forward(self, W: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
-        positions, sigma = self.interpolation(P, SIG)
+        if self.version == "v0":
+            return self.forward_v0(W, P)
+        if self.version == "v1":
+            return self.forward_v1(W, P)
+        if self.version == "max":
+            return self.forward_vmax(W, P, SIG)
+        if self.version == "gauss":
+            return self.forward_vgauss(W, P, SIG)
+        raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {self.version!r}")
+
+    # Methods of their own, because subclasses override one of them.
+    def forward_v0(self, W: Tensor, P: Tensor) -> Tensor:
+        return self._construct(W, P, None, "v0")
+
+    def forward_v1(self, W: Tensor, P: Tensor) -> Tensor:
+        return self._construct(W, P, None, "v1")
+
+    def forward_vmax(self, W: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
+        return self._construct(W, P, SIG, "max")
+
+    def forward_vgauss(self, W: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
+        return self._construct(W, P, SIG, "gauss")
+
+    def _construct(self, W: Tensor, P: Tensor, SIG: Tensor | None, version: str) -> Tensor:
+        if _exact.is_enabled():
+            return _exact.construct_kernel(
+                W, P, SIG, self._filters, self.dilated_kernel_size, version, self.smallest_sigma
+            )
+        weight, positions, sigma = self.operands(W, P, SIG, version)
         # Dense axes, where there are any, are between the channels and the elements.
         kernel = functional.construct_kernel(
-            W.flatten(1, -2),
+            weight.flatten(1, -2),
             positions.flatten(2, -2),
             self.dilated_kernel_size,
             sigma.flatten(2, -2) if sigma is not None else None,
-            self.version,
+            version,
         )
-        return kernel.view(*W.shape[:-1], *self.dilated_kernel_size)
+        return kernel.view(*self._filters[:-1], *self.dilated_kernel_size)
+
+    def _is_as_it_came(self) -> bool:
+        """Whether nobody has changed how the kernel is made, so that an operator may make it."""
+        changeable = ("forward", "forward_v0", "forward_v1", "forward_vmax", "forward_vgauss", "operands")
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        return all(
+            name not in vars(self) and getattr(type(self), name) is vars(_ConstructKernel)[name] for name in changeable
+        ) and not any(getattr(self, name) for name in hooks)
+
+    # The tables of indices that the original makes at its first forward; for code that has copied one of its formulas.
+
+    @property
+    def IDX(self) -> Tensor:  # noqa: N802
+        """(*dilated_kernel_size, *dense, d, O, I/g, K): the index of every tap along the last axis, ..., the first."""
+        return self._table("IDX")
+
+    @IDX.setter
+    def IDX(self, value: Tensor | None) -> None:  # noqa: N802
+        vars(self)["IDX"] = value
+
+    @property
+    def lim(self) -> Tensor:
+        """(d, O, I/g, K): the extents."""
+        return self._table("lim")
+
+    @lim.setter
+    def lim(self, value: Tensor | None) -> None:
+        vars(self)["lim"] = value
+
+    def _table(self, name: str) -> Tensor:
+        if vars(self).get(name) is None:
+            layer = next(iter(_LAYERS_OF.get(self, ())), None)
+            self.__init_tmp_variables__(layer.weight.device if layer is not None else torch.get_default_device())
+        table: Tensor = vars(self)[name]
+        return table
+
+    def __init_tmp_variables__(self, device: torch.device | str) -> None:
+        """Makes both tables, unless they are there and on the device."""
+        device = torch.empty(0, device=device).device
+        tables = vars(self)
+        if any(tables.get(name) is None or tables[name].device != device for name in ("IDX", "lim")):
+            size, axes = self.dilated_kernel_size, self.learned_axes
+            elements = (self.out_channels, self.in_channels // self.groups, self.kernel_count)
+            grids = torch.meshgrid(*(torch.arange(extent, device=device) for extent in size), indexing="ij")
+            index = torch.stack(grids[::-1], -1).view(*size, *[1] * len(self.dense_kernel_size), axes, 1, 1, 1)
+            tables["IDX"] = index.expand(*size, *self.dense_kernel_size, axes, *elements)
+            tables["lim"] = torch.tensor(size, device=device).view(axes, 1, 1, 1).expand(axes, *elements)
 
     def extra_repr(self) -> str:
         return (
@@ -145,31 +273,114 @@ class ConstructKernel3_1d(_ConstructPartialKernel):
 class _Layer(DclsLayer):
     """What the layers below have in common: a module that constructs kernels, and the original's conventions."""
 
+    #: The interpolation. Can be set; ``DCK`` has the same.
+    version: str
     #: Any module that makes a dense kernel from (weight, P, SIG).
     DCK: Any
     has_original_conventions = True
 
-    @property
-    def version(self) -> str:
-        """The interpolation. Can be set; ``DCK`` has the same."""
-        version: str = self.DCK.version
-        return version
+    _dck_class: ClassVar[type[_ConstructKernel] | None] = None
 
-    @version.setter
-    def version(self, version: str) -> None:
-        # DclsLayer sets it when all that DCK is made from is set.
-        if "DCK" in self._modules:
-            self.DCK.version = version
-        else:
+    __constants__: ClassVar[list[str]] = [
+        "stride",
+        "padding",
+        "dilated_kernel_size",
+        "groups",
+        "padding_mode",
+        "output_padding",
+        "in_channels",
+        "out_channels",
+        "kernel_count",
+        "version",
+    ]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size,
+        padding: Size | str,
+        dense_kernel_size: Size | None,
+        dilated_kernel_size: Size,
+        transposed: bool,
+        output_padding: Size,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        version: str,
+    ) -> None:
+        # A subclass made by others says by its arguments how many axes it has.
+        if not hasattr(self, "spatial_axes"):
+            self.spatial_axes = len(stride)  # type: ignore[misc, arg-type]
+        learned_axes = self._dck_class.learned_axes if self._dck_class else len(dilated_kernel_size)  # type: ignore[arg-type]
+        super().__init__(
+            # The filters of a transposed convolution belong to its in channels.
+            in_channels=out_channels if transposed else in_channels,
+            out_channels=in_channels if transposed else out_channels,
+            kernel_count=kernel_count,
+            stride=stride,
+            padding=padding,
+            dense_kernel_size=dense_kernel_size,
+            dilated_kernel_size=dilated_kernel_size,
+            learned_axes=learned_axes,
+            groups=groups,
+            bias=bias and not transposed,
+            padding_mode=padding_mode,
+            version=version,
+            device="meta" if transposed else None,
+        )
+        self.transposed = transposed
+        self.output_padding = to_tuple("output_padding", output_padding, self.spatial_axes)
+        if transposed:
+            self.in_channels, self.out_channels = in_channels, out_channels
+            self.to_empty(device=torch.get_default_device())
+            if bias:
+                self.bias = Parameter(torch.empty(out_channels))
+            self.reset_parameters()
+        self._reversed_padding_repeated_twice = self._padding_for_pad()
+        if self._dck_class:
             self.DCK = self._make_dck(version)
 
     def _make_dck(self, version: str) -> _ConstructKernel:
         """Abstract: each of the layers makes the kind of its axes."""
         raise NotImplementedError(f"{type(self).__name__} is a base class: use a layer, such as Dcls2d")
 
+    def _padding_for_pad(self) -> tuple[int, ...]:
+        """As F.pad takes it: from the last axis to the first, before and after."""
+        return tuple(amount for side in reversed(self._padding_per_side()) for amount in side)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "version":
+            if "DCK" in self._modules:
+                self.DCK.version = value
+        elif name == "DCK":
+            self._follow(value)
+
+    def _follow(self, dck: nn.Module) -> None:
+        """The module decides what is computed, so its version is the layer's."""
+        if isinstance(dck, _ConstructKernel):
+            _LAYERS_OF.setdefault(dck, WeakSet()).add(self)
+        if hasattr(dck, "version"):
+            vars(self)["version"] = dck.version
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A module that the original has pickled as a whole lacks what it had no need of.
-        super().__setstate__({"dense_kernel_size": (), **state})  # type: ignore[no-untyped-call]
+        super().__setstate__({"dense_kernel_size": (), "transposed": False, **state})  # type: ignore[no-untyped-call]
+        defaults = {
+            "output_padding": (0,) * self.spatial_axes,
+            "_reversed_padding_repeated_twice": self._padding_for_pad(),
+        }
+        vars(self).update({name: value for name, value in defaults.items() if name not in vars(self)})
+        if "DCK" in self._modules:
+            self._follow(self.DCK)
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Extent of the dense kernel along every spatial axis."""
+        size = (*self.dense_kernel_size, *self.dilated_kernel_size)
+        return (*[1] * (self.spatial_axes - len(size)), *size)
 
     @property
     def sigma(self) -> Tensor | None:
@@ -203,11 +414,100 @@ class _Layer(DclsLayer):
         SIG: Tensor | None,
     ) -> Tensor:
         """The convolution with parameters that may be others than the layer's; for subclasses."""
-        return self._convolve(input, self._construct(weight, P, SIG), bias)
+        if self.transposed:
+            raise NotImplementedError(f"{type(self).__name__} is transposed: it needs a _conv_forward of its own")
+        P = _operands.no_wider(P, weight, input)
+        SIG = _operands.no_wider(SIG, weight, input) if SIG is not None else None
+        if not self._has_operator():
+            return self._convolve(input, self._construct(weight, P, SIG), bias)
+        weight, positions, sigma = self.DCK.operands(weight, P, SIG)
+        padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
+        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
+        return convolution(
+            padded,
+            weight,
+            positions,
+            self.DCK.dilated_kernel_size,
+            sigma,
+            bias.to(weight.dtype) if bias is not None else None,
+            self.stride,
+            padding,
+            self.groups,
+            self.DCK.version,
+        )
+
+    def _has_operator(self) -> bool:
+        """Whether one operator computes what DCK and a convolution with its kernel do."""
+        dck = self.DCK
+        return (
+            isinstance(dck, _ConstructKernel)
+            and len(dck.dilated_kernel_size) == self.spatial_axes
+            and dck._is_as_it_came()
+            and not _exact.is_enabled()
+        )
+
+    def _convolve(self, input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        return _operands.dense_convolution(
+            input, kernel, bias, self.stride, self._padding_per_side(), self.padding_mode, self.groups
+        )
 
 
 class _DclsNd(_Layer):
-    """Learned along every axis."""
+    """Learned along every axis; for subclasses, which set ``DCK``. The arguments are the original's."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size,
+        padding: Size | str,
+        dilated_kernel_size: Size,
+        transposed: bool,
+        output_padding: Size,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        version: str,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            padding,
+            None,
+            dilated_kernel_size,
+            transposed,
+            output_padding,
+            groups,
+            bias,
+            padding_mode,
+            version,
+        )
+
+    def _make_dck(self, version: str) -> _ConstructKernel:
+        assert self._dck_class is not None
+        return self._dck_class(
+            self.out_channels, self.in_channels, self.groups, self.kernel_count, self.dilated_kernel_size, version
+        )
+
+    def _reset_positions(self) -> None:
+        for positions in self.P:  # one axis at a time, which draws the original's numbers
+            nn.init.normal_(positions, 0, 0.5)
+        self.clamp_parameters()
+
+
+class Dcls1d(_DclsNd):
+    """DCLS in one dimension. Arguments as for :class:`Dcls2d`.
+
+    Example:
+        >>> Dcls1d(16, 32, kernel_count=4, padding=12, dilated_kernel_size=25)(torch.randn(8, 16, 100)).shape
+        torch.Size([8, 32, 100])
+    """
+
+    spatial_axes = 1
+    _dck_class = ConstructKernel1d
 
     def __init__(
         self,
@@ -223,75 +523,19 @@ class _DclsNd(_Layer):
         version: str = "gauss",
     ) -> None:
         super().__init__(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_count=kernel_count,
-            stride=stride,
-            padding=padding,
-            dilated_kernel_size=dilated_kernel_size,
-            learned_axes=self._dck_class.learned_axes,
-            groups=groups,
-            bias=bias,
-            padding_mode=padding_mode,
-            version=version,
-        )
-
-    _dck_class: ClassVar[type[_ConstructKernel]]
-
-    def _make_dck(self, version: str) -> _ConstructKernel:
-        return self._dck_class(
-            self.out_channels, self.in_channels, self.groups, self.kernel_count, self.dilated_kernel_size, version
-        )
-
-    def _reset_positions(self) -> None:
-        for positions in self.P:  # one axis at a time, which draws the original's numbers
-            nn.init.normal_(positions, 0, 0.5)
-        self.clamp_parameters()
-
-    def _is_customised(self) -> bool:
-        """Whether somebody has changed how the kernel is made, so that DCK must be called."""
-        dck = self.DCK
-        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        return type(dck) is not self._dck_class or "forward" in vars(dck) or any(getattr(dck, name) for name in hooks)
-
-    def _conv_forward(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        P: Tensor,
-        SIG: Tensor | None,
-    ) -> Tensor:
-        is_flat = self.spatial_axes != self._dck_class.learned_axes
-        if is_flat or self._is_customised():
-            return super()._conv_forward(input, weight, bias, P, SIG)
-        positions, sigma = self.DCK.interpolation(P, SIG)
-        padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
-        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
-        return convolution(
-            padded,
-            weight,
-            positions,
-            self.dilated_kernel_size,
-            sigma,
-            bias,
-            self.stride,
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
             padding,
-            self.groups,
-            self.version,
+            dilated_kernel_size,
+            False,
+            0,
+            groups,
+            bias,
+            padding_mode,
+            version,
         )
-
-
-class Dcls1d(_DclsNd):
-    """DCLS in one dimension. Arguments as for :class:`Dcls2d`.
-
-    Example:
-        >>> Dcls1d(16, 32, kernel_count=4, padding=12, dilated_kernel_size=25)(torch.randn(8, 16, 100)).shape
-        torch.Size([8, 32, 100])
-    """
-
-    spatial_axes = 1
-    _dck_class = ConstructKernel1d
 
 
 class Dcls2d(_DclsNd):
@@ -344,12 +588,17 @@ class Dcls2d(_DclsNd):
             stride,
             padding,
             dilated_kernel_size,
+            False,
+            0,
             groups,
             bias,
             padding_mode,
             version,
         )
-        self.use_implicit_gemm = use_implicit_gemm
+        # What code that has copied the original's forward asks, before it calls another package.
+        self.use_implicit_gemm = False
+        halves = tuple(extent // 2 for extent in self.dilated_kernel_size)
+        self.cond = in_channels == out_channels == groups and self.padding == halves
 
 
 class Dcls3d(_DclsNd):
@@ -364,6 +613,34 @@ class Dcls3d(_DclsNd):
 
     spatial_axes = 3
     _dck_class = ConstructKernel3d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilated_kernel_size: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        version: str = "gauss",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            padding,
+            dilated_kernel_size,
+            False,
+            0,
+            groups,
+            bias,
+            padding_mode,
+            version,
+        )
 
 
 class Dcls2dK1d(_DclsNd):
@@ -403,6 +680,8 @@ class Dcls2dK1d(_DclsNd):
             stride,
             padding,
             dilated_kernel_size,
+            False,
+            0,
             groups,
             bias,
             padding_mode,
@@ -419,40 +698,49 @@ class Dcls2dK1d(_DclsNd):
 
 
 class _DclsN_Md(_Layer):
-    """Dense along the leading axes, learned along the last one."""
+    """Dense along the leading axes, learned along the last one; for subclasses, which set ``DCK``.
+
+    The arguments are the original's.
+    """
+
+    __constants__: ClassVar[list[str]] = ["dense_kernel_size", *_Layer.__constants__]
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         kernel_count: int,
-        stride: Size = 1,
-        padding: Size | str = 0,
-        dense_kernel_size: Size = 1,
-        dilated_kernel_size: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        version: str = "gauss",
+        stride: Size,
+        padding: Size | str,
+        dense_kernel_size: Size,
+        dilated_kernel_size: Size,
+        transposed: bool,
+        output_padding: Size,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        version: str,
     ) -> None:
         super().__init__(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_count=kernel_count,
-            stride=stride,
-            padding=padding,
-            dense_kernel_size=dense_kernel_size,
-            dilated_kernel_size=dilated_kernel_size,
-            learned_axes=1,
-            groups=groups,
-            bias=bias,
-            padding_mode=padding_mode,
-            version=version,
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            padding,
+            dense_kernel_size,
+            dilated_kernel_size,
+            transposed,
+            output_padding,
+            groups,
+            bias,
+            padding_mode,
+            version,
         )
 
-    _dck_class: ClassVar[type[_ConstructPartialKernel]]
+    _dck_class: ClassVar[type[_ConstructPartialKernel] | None] = None
 
     def _make_dck(self, version: str) -> _ConstructKernel:
+        assert self._dck_class is not None
         return self._dck_class(
             self.out_channels,
             self.in_channels,
@@ -483,6 +771,36 @@ class Dcls2_1d(_DclsN_Md):
     spatial_axes = 2
     _dck_class = ConstructKernel2_1d
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dense_kernel_size: Size = 1,
+        dilated_kernel_size: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        version: str = "gauss",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            padding,
+            dense_kernel_size,
+            dilated_kernel_size,
+            False,
+            0,
+            groups,
+            bias,
+            padding_mode,
+            version,
+        )
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         # Index tables that the original kept as buffers.
         for name in ("IDX", "lim"):
@@ -503,3 +821,33 @@ class Dcls3_1d(_DclsN_Md):
 
     spatial_axes = 3
     _dck_class = ConstructKernel3_1d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dense_kernel_size: Size = 1,
+        dilated_kernel_size: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        version: str = "gauss",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            padding,
+            dense_kernel_size,
+            dilated_kernel_size,
+            False,
+            0,
+            groups,
+            bias,
+            padding_mode,
+            version,
+        )
