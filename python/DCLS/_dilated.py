@@ -12,15 +12,18 @@ from torch.nn.parameter import Parameter
 from DCLS import _installation as _installation
 from dcls_ops import functional
 from dcls_ops._arguments import Size, check_channels, check_padding_mode, pad, padding_per_side, to_tuple
+from dcls_ops._layer import LearnedSpacingLayer
 
 
-class DilatedNd(nn.Module):
+class DilatedNd(LearnedSpacingLayer):
     """The base class: one parameter of positions for each axis, in the units of `scaling` taps."""
 
     #: The number of spatial axes.
     axes: ClassVar[int]
     #: Whether all out channels have the same positions.
     shared_positions: ClassVar[bool] = False
+
+    convolution_parameters = ("weight", "P", "P_d", "P_h", "P_w", "bias")
 
     weight: Parameter
     bias: Parameter | None
@@ -75,7 +78,7 @@ class DilatedNd(nn.Module):
     @property
     def scaling(self) -> float:
         """The number of taps by which a position of 1 moves an element."""
-        return self.gain * math.sqrt(self.weight[0].numel())
+        return self.gain * math.sqrt(math.prod(self.weight.shape[1:]))
 
     @property
     def positions(self) -> Tensor:
@@ -94,7 +97,7 @@ class DilatedNd(nn.Module):
         """Draws weight and bias as ``nn.ConvNd``, and positions that spread by half the dilation."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
+            bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
             nn.init.uniform_(self.bias, -bound, bound)
         for parameter, dilation in zip(self._position_parameters(), self.dilation, strict=True):
             nn.init.normal_(parameter, 0, dilation / 2 / self.scaling)

@@ -2,26 +2,13 @@
 
 import pytest
 import torch
-from cases import LAYERS
-from DCLS.construct import modules
-from DCLS.construct.modules.Dcls import Dcls1d as Dilated1d
-from DCLS.construct.modules.Dcls import Dcls2d as Dilated2d
-from DCLS.construct.modules.Dcls import Dcls3d as Dilated3d
-from DCLS.modules.Dcls import Dcls2d as SharedDilated2d
+from layers import EVERY_LAYER, input_of, name_of
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from dcls_ops import functional
 from dcls_ops._info import OPERATORS
 from dcls_ops.deploy import fold
 from dcls_ops.nn import Dcls2d
-
-DROP_IN = [(getattr(modules, name), {"dilated_kernel_size": 5}) for name in modules.__all__ if name.startswith("Dcls")]
-DILATED = [(cls, {"dilation": 2}) for cls in (Dilated1d, Dilated2d, Dilated3d, SharedDilated2d)]
-EVERY_LAYER = [
-    *[(cls, {"kernel_count": 3, **arguments}) for cls, arguments, _ in LAYERS],
-    *[(cls, {"kernel_count": 3, **arguments}) for cls, arguments in DROP_IN],
-    *[(cls, {"kernel_size": 3, **arguments}) for cls, arguments in DILATED],
-]
 
 
 def flops(function, *inputs):
@@ -31,16 +18,15 @@ def flops(function, *inputs):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize(("cls", "arguments"), EVERY_LAYER, ids=str)
+@pytest.mark.parametrize(("cls", "arguments"), EVERY_LAYER, ids=name_of)
 @pytest.mark.parametrize(
     "settings", [{}, {"groups": 4}, {"groups": 2, "stride": 2, "padding": 1, "bias": False}], ids=str
 )
 def test_a_layer_counts_as_its_convolution(cls, arguments, settings):
     layer = cls(4, 8, **arguments, **settings)
     folded = fold(layer)
-    shape = (4, *[11] * (folded.weight.dim() - 2))
-    for batch, needs_grad in (((3,), True), ((3,), False), ((), True)):
-        input = torch.randn(*batch, *shape, requires_grad=needs_grad)
+    batch = input_of(layer)
+    for input in (batch.clone().requires_grad_(), batch, batch[0].clone().requires_grad_()):
         expected = flops(folded, input)
         assert expected > 0
         assert flops(layer, input) == expected

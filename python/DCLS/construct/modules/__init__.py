@@ -177,11 +177,8 @@ class _Layer(DclsLayer):
         sigma: Tensor | None = self.DCK.interpolation(self.P, self.SIG)[1]
         return sigma
 
-    @torch.no_grad()
-    def clamp_parameters(self) -> None:
-        """Moves positions that have left the kernel to its nearest tap. To be called after an optimiser's step."""
-        for positions, bounds in zip(self.P, position_bounds(self.dilated_kernel_size, self.version), strict=True):
-            positions.clamp_(*bounds)
+    def _position_bounds(self) -> list[tuple[int, int]]:
+        return position_bounds(self.dilated_kernel_size, self.version)
 
     def construct_kernel(self) -> Tensor:
         """The dense kernel, differentiable."""
@@ -243,9 +240,15 @@ class _DclsNd(_Layer):
             self.out_channels, self.in_channels, self.groups, self.kernel_count, self.dilated_kernel_size, version
         )
 
+    @torch.no_grad()
     def _reset_positions(self) -> None:
-        for positions in self.P:  # one axis at a time, which draws the original's numbers
-            nn.init.normal_(positions, 0, 0.5)
+        axes, *filters = self.P.shape
+        if axes == 1:
+            nn.init.normal_(self.P, 0, 0.5)
+        else:
+            # One axis at a time draws the original's numbers; P is set as a whole, because it may be sharded by axis.
+            draws = [nn.init.normal_(self.P.new_empty((1, *filters)), 0, 0.5) for _ in range(axes)]
+            self.P.copy_(torch.cat(draws))
         self.clamp_parameters()
 
     def _is_customised(self) -> bool:
