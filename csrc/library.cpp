@@ -1,12 +1,16 @@
 // Every operator of the library. Their mathematics: docs/operators.md. Implementations: cpu/<operator>.cpp and
 // cuda/<operator>.cu; fake kernels, autograd, autocast and vmap: dcls_ops/ops/<operator>.py.
+#include "namespace_owner.h"
 #include "stable.h"
 
 // Shapes: weight (O, I/g, *dense, K), positions and sigma (d, O, I/g, *dense, K) or, shared by all out channels,
 // (d, 1, I/g, *dense, K); input (N, I, *spatial) or (I, *spatial). There are d spatial axes that are learned, after as
 // many as `dense` has extents, often none. A *_backward operator returns one gradient for each entry of output_mask;
 // a gradient that is not asked for is a tensor without elements.
-STABLE_TORCH_LIBRARY(DCLS_NAMESPACE, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(DCLS_NAMESPACE, m) {
+    if (!dcls::owns_namespace()) {
+        return;
+    }
     m.def(
         "construct_kernel(Tensor weight, Tensor positions, SymInt[] kernel_size, Tensor? sigma=None, "
         "str version=\"gauss\") -> Tensor");

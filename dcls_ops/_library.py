@@ -23,7 +23,13 @@ def _load() -> dict[str, Path]:
             "dcls_ops: the operator library libdcls.so is missing; build and install the package with "
             "`pip install --no-build-isolation .` (torch must be installed first)"
         )
+    others = sorted(map(str, torch.ops.loaded_libraries))
     torch.ops.load_library(cpu)
+    if not ctypes.CDLL(str(cpu)).dcls_owns_namespace():
+        raise ImportError(
+            f"dcls_ops: another library has defined torch.ops.dcls, so {cpu} cannot: import dcls_ops before you load "
+            f"a copy of libdcls.so, or load none. torch.ops.load_library has loaded: {', '.join(others) or 'none'}"
+        )
     loaded = {"dcls": cpu}
     cuda = _find("libdcls_cuda.so")
     if cuda is not None and torch.version.cuda is not None:

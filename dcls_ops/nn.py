@@ -24,6 +24,7 @@ from torch.nn.parameter import Parameter
 from dcls_ops import functional
 from dcls_ops._arguments import Size, check_channels, check_padding_mode, pad, padding_per_side, to_tuple
 from dcls_ops._checks import METHODS, VERSIONS, has_sigma
+from dcls_ops._layer import LearnedSpacingLayer
 from dcls_ops._original import SMALLEST_SIGMA, effective_sigma
 
 __all__ = ["Dcls1d", "Dcls2_1d", "Dcls2d", "Dcls2dK1d", "Dcls3_1d", "Dcls3_2d", "Dcls3d", "DclsLayer"]
@@ -35,7 +36,7 @@ _FURTHEST_TAP = {"max": 1.0, "gauss": 6.5}
 _INITIAL_SIG = {"max": 0.0, "gauss": 0.23}
 
 
-class DclsLayer(nn.Module):
+class DclsLayer(LearnedSpacingLayer):
     """The base class of all layers: ``isinstance(module, DclsLayer)`` finds them in a model.
 
     Filters are dense along the leading spatial axes (``dense_kernel_size``, often none) and learned along the others.
@@ -45,7 +46,10 @@ class DclsLayer(nn.Module):
     spatial_axes: ClassVar[int]
     #: Whether P and SIG mean what they do in the original package, as those of the layers of ``DCLS`` do.
     has_original_conventions: ClassVar[bool] = False
+    convolution_parameters = ("weight", "P", "SIG", "bias")
 
+    #: How the convolution is computed.
+    method: str = "auto"
     #: About how many taps an element touches along an axis, as :meth:`update_touched_taps` saw it last; None: unknown.
     touched_taps: int | None = None
 
@@ -135,7 +139,7 @@ class DclsLayer(nn.Module):
         """Draws weight and bias as ``nn.ConvNd`` with K taps would, and positions with standard deviation 0.5 taps."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
+            bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
             nn.init.uniform_(self.bias, -bound, bound)
         self._reset_positions()
         if self.SIG is not None:
@@ -149,8 +153,21 @@ class DclsLayer(nn.Module):
     @torch.no_grad()
     def clamp_parameters(self) -> None:
         """Moves positions that have left the kernel to its nearest tap. To be called after an optimiser's step."""
-        for positions, extent in zip(self.P, self.dilated_kernel_size, strict=True):
-            positions.clamp_(-(extent // 2), extent - 1 - extent // 2)
+        bounds = self._position_bounds()
+        if len(set(bounds)) == 1:
+            self.P.clamp_(*bounds[0])
+        else:
+            # Whole tensors, because P may be sharded along its axes, and made from P, to be on its mesh.
+            low, high = (
+                torch.cat([self.P.new_full((1,) * self.P.dim(), bound) for bound in each])
+                for each in zip(*bounds, strict=True)
+            )
+            self.P.clamp_(low, high)
+        self.update_touched_taps()
+
+    def _position_bounds(self) -> list[tuple[int, int]]:
+        """The least and the largest value of each of the positions."""
+        return [(-(extent // 2), extent - 1 - extent // 2) for extent in self.dilated_kernel_size]
 
     @torch.no_grad()
     def update_touched_taps(self) -> None:

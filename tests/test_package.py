@@ -1,11 +1,13 @@
 """The package as it is installed: libraries, wheel tag, command line."""
 
+import ast
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import distribution, entry_points, version
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,65 @@ def test_a_missing_library_is_explained():
     )
     process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert "ImportError: dcls_ops: the operator library libdcls.so is missing" in process.stderr
+
+
+def test_runs_without_metadata():
+    """As in a frozen program."""
+    code = (
+        "import importlib.metadata as metadata\n"
+        "def missing(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.Distribution.from_name = missing\n"
+        "import dcls_ops, DCLS; print(dcls_ops.__version__)"
+    )
+    assert run(sys.executable, "-c", code).stdout.strip() == version("dcls_ops")
+
+
+def test_pyinstaller_finds_what_to_collect():
+    (entry_point,) = [point for point in entry_points(group="pyinstaller40") if point.value.startswith("dcls_ops.")]
+    (folder,) = entry_point.load()()
+    # In a process that has not imported the package, as PyInstaller's.
+    code = "import runpy, sys; hook = runpy.run_path(sys.argv[1]); print(hook['binaries']); print(hook['datas'])"
+    binaries, datas = run(sys.executable, "-c", code, str(Path(folder, "hook-dcls_ops.py"))).stdout.splitlines()
+    assert set(ast.literal_eval(binaries)) >= {(str(path), "dcls_ops") for path in _library.LOADED.values()}
+    ((metadata, name),) = ast.literal_eval(datas)
+    assert Path(metadata, "METADATA").exists()
+    assert name == f"dcls_ops-{dcls_ops.__version__}.dist-info"
+
+
+SECOND_COPIES = {
+    "after the package": "import dcls_ops; load(a)",
+    "twice the same": "load(a); load(a)",
+    "one after the other": "load(a); load(b)",
+    "before the package": "load(a); import dcls_ops",
+}
+
+
+@pytest.mark.parametrize(
+    ("order", "inert", "error"),
+    [
+        ("after the package", "a", None),
+        ("twice the same", None, None),
+        ("one after the other", "b", None),
+        ("before the package", "libdcls", "ImportError: dcls_ops: another library has defined torch.ops.dcls, so"),
+    ],
+)
+def test_a_second_copy_of_the_library_is_explained(tmp_path, order, inert, error):
+    copies = {name: shutil.copy(_library.LOADED["dcls"], tmp_path / f"{name}.so") for name in "ab"}
+    code = (
+        f"import torch; load = torch.ops.load_library; a, b = {str(copies['a'])!r}, {str(copies['b'])!r}\n"
+        f"{SECOND_COPIES[order]}\n"
+        "one = torch.ones(1, 1, 1); print(torch.ops.dcls.construct_kernel(one, one[None] * 0, [1], version='v0'))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    notices = re.findall(
+        r"dcls_ops: .*/(\w+)\.so registers nothing, because another library has defined", process.stderr
+    )
+    assert notices == ([] if inert is None else [inert])
+    if error is None:
+        assert process.stdout == "tensor([[[1.]]])\n"  # by the copy that came first
+    else:
+        assert error in process.stderr
+        assert f"torch.ops.load_library has loaded: {copies['a']}" in process.stderr
 
 
 @pytest.mark.parametrize("package", ["dcls_ops", "DCLS"])

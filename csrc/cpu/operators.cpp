@@ -2,6 +2,7 @@
 #include "../operators.h"
 
 #include "../aten_convolution.h"
+#include "../namespace_owner.h"
 #include "construct_kernel.h"
 #include "conv_direct.h"
 #include "conv_im2col.h"
@@ -65,4 +66,8 @@ struct Backend {
 }  // namespace
 }  // namespace dcls::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(dcls, CPU, m) { dcls::register_operators<dcls::cpu::Backend>(m); }
+STABLE_TORCH_LIBRARY_IMPL(dcls, CPU, m) {
+    if (dcls::owns_namespace()) {
+        dcls::register_operators<dcls::cpu::Backend>(m);
+    }
+}

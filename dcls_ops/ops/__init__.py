@@ -4,6 +4,7 @@ Schemas and compiled kernels are in ``csrc``. Importing this package makes ``tor
 """
 
 from dcls_ops import _library as _library  # defines the operators, so it comes first
+from dcls_ops.ops import _flops as _flops
 from dcls_ops.ops import construct_kernel as construct_kernel
 from dcls_ops.ops import conv as conv
 from dcls_ops.ops import depthwise_conv2d as depthwise_conv2d

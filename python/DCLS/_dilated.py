@@ -12,15 +12,18 @@ from torch.nn.parameter import Parameter
 from DCLS import _installation as _installation
 from dcls_ops import functional
 from dcls_ops._arguments import Size, check_channels, check_padding_mode, pad, padding_per_side, to_tuple
+from dcls_ops._layer import LearnedSpacingLayer
 
 
-class DilatedNd(nn.Module):
+class DilatedNd(LearnedSpacingLayer):
     """The base class: one parameter of positions for each axis, in the units of `scaling` taps."""
 
     #: The number of spatial axes.
     axes: ClassVar[int]
     #: Whether all out channels have the same positions.
     shared_positions: ClassVar[bool] = False
+
+    convolution_parameters = ("weight", "P", "P_d", "P_h", "P_w", "bias")
 
     weight: Parameter
     bias: Parameter | None

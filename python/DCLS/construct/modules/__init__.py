@@ -27,11 +27,10 @@ from torch.nn.parameter import Parameter
 
 from DCLS import _exact, _operands
 from DCLS import _installation as _installation
-from dcls_ops import functional
-from dcls_ops._arguments import Size, pad, to_tuple
+from dcls_ops._arguments import Size, to_tuple
 from dcls_ops._checks import VERSIONS, has_sigma
 from dcls_ops._original import SMALLEST_SIGMA, SMALLEST_SIGMA_2_1D, position_bounds
-from dcls_ops.nn import DclsLayer
+from dcls_ops.nn import DclsLayer, flat_operands
 
 #: Whether depthwise convolutions are those of a package of that name. They never are: the library has its own.
 install_implicit_gemm = False
@@ -155,15 +154,9 @@ class _ConstructKernel(nn.Module):
                 W, P, SIG, self._filters, self.dilated_kernel_size, version, self.smallest_sigma
             )
         weight, positions, sigma = self.operands(W, P, SIG, version)
-        # Dense axes, where there are any, are between the channels and the elements.
-        kernel = functional.construct_kernel(
-            weight.flatten(1, -2),
-            positions.flatten(2, -2),
-            self.dilated_kernel_size,
-            sigma.flatten(2, -2) if sigma is not None else None,
-            version,
-        )
-        return kernel.view(*self._filters[:-1], *self.dilated_kernel_size)
+        size = (*self.dense_kernel_size, *self.dilated_kernel_size)
+        kernel: Tensor = torch.ops.dcls.construct_kernel(weight, positions, size, sigma, version)
+        return kernel
 
     def _is_as_it_came(self) -> bool:
         """Whether nobody has changed how the kernel is made, so that an operator may make it."""
@@ -364,6 +357,11 @@ class _Layer(DclsLayer):
             _LAYERS_OF.setdefault(dck, WeakSet()).add(self)
         if hasattr(dck, "version"):
             vars(self)["version"] = dck.version
+        self.update_touched_taps()
+
+    def update_touched_taps(self) -> None:
+        if isinstance(self._modules.get("DCK"), _ConstructKernel):
+            super().update_touched_taps()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A module that the original has pickled as a whole lacks what it had no need of.
@@ -388,11 +386,8 @@ class _Layer(DclsLayer):
         sigma: Tensor | None = self.DCK.interpolation(self.P, self.SIG)[1]
         return sigma
 
-    @torch.no_grad()
-    def clamp_parameters(self) -> None:
-        """Moves positions that have left the kernel to its nearest tap. To be called after an optimiser's step."""
-        for positions, bounds in zip(self.P, position_bounds(self.dilated_kernel_size, self.version), strict=True):
-            positions.clamp_(*bounds)
+    def _position_bounds(self) -> list[tuple[int, int]]:
+        return position_bounds(self.dilated_kernel_size, self.version)
 
     def construct_kernel(self) -> Tensor:
         """The dense kernel, differentiable."""
@@ -419,37 +414,24 @@ class _Layer(DclsLayer):
         P = _operands.no_wider(P, weight, input)
         SIG = _operands.no_wider(SIG, weight, input) if SIG is not None else None
         if not self._has_operator():
-            return self._convolve(input, self._construct(weight, P, SIG), bias)
-        weight, positions, sigma = self.DCK.operands(weight, P, SIG)
-        padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
-        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
-        return convolution(
-            padded,
-            weight,
-            positions,
-            self.DCK.dilated_kernel_size,
-            sigma,
-            bias.to(weight.dtype) if bias is not None else None,
-            self.stride,
-            padding,
-            self.groups,
-            self.DCK.version,
-        )
+            kernel = self._construct(weight, P, SIG)
+            return _operands.dense_convolution(
+                input, kernel, bias, self.stride, self._padding_per_side(), self.padding_mode, self.groups
+            )
+        weight, positions, sigma = self._operands_of(weight, P, SIG)
+        return self._convolve(input, weight, positions, sigma, bias.to(weight.dtype) if bias is not None else None)
+
+    def _operands_of(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        operands: tuple[Tensor, Tensor, Tensor | None] = self.DCK.operands(weight, P, SIG)
+        return operands
+
+    def _operands(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self._operands_of(self.weight, self.P, self.SIG)
 
     def _has_operator(self) -> bool:
         """Whether one operator computes what DCK and a convolution with its kernel do."""
         dck = self.DCK
-        return (
-            isinstance(dck, _ConstructKernel)
-            and len(dck.dilated_kernel_size) == self.spatial_axes
-            and dck._is_as_it_came()
-            and not _exact.is_enabled()
-        )
-
-    def _convolve(self, input: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        return _operands.dense_convolution(
-            input, kernel, bias, self.stride, self._padding_per_side(), self.padding_mode, self.groups
-        )
+        return isinstance(dck, _ConstructKernel) and dck._is_as_it_came() and not _exact.is_enabled()
 
 
 class _DclsNd(_Layer):
@@ -492,9 +474,15 @@ class _DclsNd(_Layer):
             self.out_channels, self.in_channels, self.groups, self.kernel_count, self.dilated_kernel_size, version
         )
 
+    @torch.no_grad()
     def _reset_positions(self) -> None:
-        for positions in self.P:  # one axis at a time, which draws the original's numbers
-            nn.init.normal_(positions, 0, 0.5)
+        axes, *filters = self.P.shape
+        if axes == 1:
+            nn.init.normal_(self.P, 0, 0.5)
+        else:
+            # One axis at a time draws the original's numbers; P is set as a whole, because it may be sharded by axis.
+            draws = [nn.init.normal_(self.P.new_empty((1, *filters)), 0, 0.5) for _ in range(axes)]
+            self.P.copy_(torch.cat(draws))
         self.clamp_parameters()
 
 
@@ -695,6 +683,9 @@ class Dcls2dK1d(_DclsNd):
 
     def _construct(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
         return super()._construct(weight, P, SIG).unsqueeze(-1 - self.flat_dim)
+
+    def _operands_of(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        return flat_operands(*super()._operands_of(weight, P, SIG), flat_dim=1 - self.flat_dim)
 
 
 class _DclsN_Md(_Layer):

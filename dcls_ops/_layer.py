@@ -1,0 +1,43 @@
+"""What the layers of dcls_ops and of DCLS have in common, whatever their parameters are."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+class LearnedSpacingLayer(nn.Module):
+    """The base class of every layer: a convolution with the kernel of :meth:`construct_kernel`."""
+
+    #: The parameters from which the convolution is made; a folded layer has none of them.
+    convolution_parameters: ClassVar[tuple[str, ...]]
+
+    in_channels: int
+    out_channels: int
+    stride: tuple[int, ...]
+    padding: Any
+    groups: int
+    padding_mode: str
+
+    def construct_kernel(self) -> Tensor:
+        """The dense kernel, differentiable."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        if recurse:
+            for child in self.children():
+                child._apply(fn)
+        return super()._apply(lambda tensor: _apply_whatever_the_axes(fn, tensor), recurse=False)  # type: ignore[no-untyped-call]
+
+
+def _apply_whatever_the_axes(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """``fn(tensor)``, where ``fn`` does not see that the tensor has as many axes as images or volumes.
+
+    ``Module.to(memory_format=...)`` takes every such parameter for a dense kernel, and permutes it or, with the format
+    of the other kind, fails. Ours have other axes, and stay as they are: inputs and outputs have memory formats.
+    """
+    if tensor.dim() not in (4, 5):
+        return fn(tensor)
+    more_axes = tensor.unsqueeze(0).unsqueeze(0)
+    result = fn(more_axes)
+    return tensor if result is more_axes else result.squeeze(0).squeeze(0)
