@@ -10,8 +10,11 @@ struct Layout {
     int64_t channel, image, grid, plane, row;
 };
 
-// Where a tap reads, from the pixel that it adds to, and what it multiplies by. In paired lists, a tap and the one that
-// reads the row after it, which share loads; otherwise the second coefficient is not used.
+// Taps that share loads: a tap and the one that reads the row after it, or, where images are interleaved, the pixel
+// after it, of images with one row.
+enum class Pairing { none, rows, pixels };
+
+// Where a tap reads, from the pixel that it adds to, and what it multiplies by, and what the other one of a pair does.
 template <typename T>
 struct Tap {
     int64_t offset;
@@ -22,7 +25,7 @@ template <typename T>
 struct TapList {
     Tap<T>* taps;
     int64_t count;
-    bool paired;
+    Pairing pairing;
 };
 
 // Pixels of one channel and grid, in boxes of results and of sources.

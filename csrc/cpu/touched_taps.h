@@ -22,9 +22,9 @@ inline Axes reach_of(const Geometry& geometry) {
 // add to them. A list for each grid of results: back, taps of different grids add to different grids; forward they read
 // from different grids.
 //
-// Where neighbouring rows of taps are of one grid, and elements touch both, taps are listed in pairs, one above the
-// other: an element of two rows as one pair for each of its columns. Elements share the entries that both have. A tap
-// may be in two entries then.
+// Where neighbouring taps along some axis are of one grid, and elements touch both, taps are listed in pairs along it:
+// of rows, an element of two as one pair for each of its columns. Elements share the entries that both have. A tap may
+// be in two entries then.
 template <typename T>
 class TouchedTaps {
  public:
@@ -35,8 +35,10 @@ class TouchedTaps {
           kernel_count_(geometry.kernel_count),
           channel_(window.channel),
           is_forward_(direction == Direction::forward),
-          paired_(geometry.first_axis <= 1 && geometry.kernel_size[1] > 1 && geometry.stride[1] == 1 &&
-                  geometry.output[1] > 1),
+          pairing_(choose_pairing(geometry, together)),
+          paired_axis_(pairing_ == Pairing::pixels ? 2 : 1),
+          other_axis_(3 - paired_axis_),
+          number_step_{extent_[1] * extent_[2], extent_[2], 1},
           places_(extent_[0] * extent_[1] * extent_[2], kNone),
           lists_(is_forward_ ? 1 : input.grid_count()) {
         const std::array<int64_t, kAxes> step{window.plane, window.row, together};
@@ -81,61 +83,81 @@ class TouchedTaps {
 
     TapList<T> list(int64_t grid) { return as_list(lists_[grid]); }
     TapList<T> as_list(std::vector<Tap<T>>& taps) const {
-        return {taps.data(), static_cast<int64_t>(taps.size()), paired_};
+        return {taps.data(), static_cast<int64_t>(taps.size()), pairing_};
     }
     const std::vector<Tap<T>>& entries(int64_t grid) const { return lists_[grid]; }
     // In the filter, the first tap of each entry that the filter added last has; forward, in the order of the list.
     const std::vector<int32_t>& numbers() const { return numbers_; }
     // From the first tap of an entry to the second; 0 if there is none.
-    int64_t second() const { return paired_ ? extent_[2] : 0; }
+    int64_t second() const { return is_paired() ? number_step_[paired_axis_] : 0; }
 
  private:
     static constexpr int32_t kNone = -1;
 
+    static Pairing choose_pairing(const Geometry& geometry, int64_t together) {
+        const auto is_pairable = [&](int axis) {
+            return geometry.first_axis <= axis && geometry.kernel_size[axis] > 1 && geometry.stride[axis] == 1 &&
+                   geometry.output[axis] > 1;
+        };
+        if (is_pairable(1)) {
+            return Pairing::rows;
+        }
+        const bool is_one_row = geometry.kernel_size[1] == 1 && geometry.output[1] == 1;
+        return together > 1 && is_one_row && is_pairable(2) ? Pairing::pixels : Pairing::none;
+    }
+
+    bool is_paired() const { return pairing_ != Pairing::none; }
+
     void add_outer_product(int64_t source, const AxisFactors<T>* axes, T scale) {
-        const int64_t rows = paired_ ? 2 : 1;
-        const TapRange ys = axes[1].range;
-        // More than two rows: the same pairs for all elements.
-        const int64_t first_row = ys.end - ys.begin > rows ? ys.begin / rows * rows : ys.begin;
+        const int64_t together = is_paired() ? 2 : 1;
+        const AxisFactors<T>& paired = axes[paired_axis_];
+        const TapRange range = paired.range;
+        // More than two taps: the same pairs for all elements.
+        const int64_t begin = range.end - range.begin > together ? range.begin / together * together : range.begin;
         for (int64_t z = axes[0].range.begin; z < axes[0].range.end; ++z) {
-            for (int64_t y = first_row; y < ys.end; y += rows) {
-                const int64_t top = std::min(y, extent_[1] - rows);
-                // Of both rows of taps; 0 where the element does not touch, or has added to before.
-                std::array<T, 2> row_scales{};
-                for (int64_t row = std::max({top, y, ys.begin}); row < std::min(top + rows, ys.end); ++row) {
-                    row_scales[row - top] = scale * axes[0].value[z] * axes[1].value[row];
+            for (int64_t tap = begin; tap < range.end; tap += together) {
+                const int64_t first = std::min(tap, extent_[paired_axis_] - together);
+                // Of both; 0 where the element does not touch, or has added to before.
+                std::array<T, 2> scales{};
+                for (int64_t t = std::max({first, tap, range.begin}); t < std::min(first + together, range.end); ++t) {
+                    scales[t - first] = scale * axes[0].value[z] * paired.value[t];
                 }
-                // Back, the lower row of taps reads the upper one of pixels.
-                const int64_t upper = is_forward_ ? top : top + rows - 1;
-                if (paired_ && !is_forward_) {
-                    std::swap(row_scales[0], row_scales[1]);
+                // Back, the second tap reads before the first.
+                const int64_t reads_first = is_forward_ ? first : first + together - 1;
+                if (is_paired() && !is_forward_) {
+                    std::swap(scales[0], scales[1]);
                 }
-                add_row(source * channel_ + offsets_[0][z] + offsets_[1][upper], grids_[0][z] + grids_[1][top],
-                        (z * extent_[1] + top) * extent_[2], axes[2], row_scales);
+                add_entries(source * channel_ + offsets_[0][z] + offsets_[paired_axis_][reads_first],
+                            grids_[0][z] + grids_[paired_axis_][first],
+                            z * number_step_[0] + first * number_step_[paired_axis_], axes[other_axis_], scales);
             }
         }
     }
 
-    // Entries of the filter's taps from number `first` on.
-    void add_row(int64_t offset, int64_t grid, int64_t first, const AxisFactors<T>& axis,
-                 const std::array<T, 2>& scales) {
-        for (int64_t x = axis.range.begin; x < axis.range.end; ++x) {
-            std::vector<Tap<T>>& list = lists_[grid + grids_[2][x]];
-            int32_t& place = places_[first + x];
+    // Entries along the other axis, from tap `number` of the filter on.
+    void add_entries(int64_t offset, int64_t grid, int64_t number, const AxisFactors<T>& axis,
+                     const std::array<T, 2>& scales) {
+        for (int64_t tap = axis.range.begin; tap < axis.range.end; ++tap) {
+            std::vector<Tap<T>>& list = lists_[grid + grids_[other_axis_][tap]];
+            const int64_t tap_number = number + tap * number_step_[other_axis_];
+            int32_t& place = places_[tap_number];
             if (place == kNone) {
                 place = static_cast<int32_t>(list.size());
-                list.push_back({offset + offsets_[2][x], {}});
-                numbers_.push_back(static_cast<int32_t>(first + x));
+                list.push_back({offset + offsets_[other_axis_][tap], {}});
+                numbers_.push_back(static_cast<int32_t>(tap_number));
             }
-            for (int row = 0; row < 2; ++row) {
-                list[place].coefficients[row] += scales[row] * axis.value[x];
+            for (int i = 0; i < 2; ++i) {
+                list[place].coefficients[i] += scales[i] * axis.value[tap];
             }
         }
     }
 
     Axes extent_;
     int64_t kernel_count_, channel_;
-    bool is_forward_, paired_;
+    bool is_forward_;
+    Pairing pairing_;
+    int paired_axis_, other_axis_;                             // the last two
+    Axes number_step_;                                         // of a tap's number in the filter
     std::array<std::vector<int64_t>, kAxes> offsets_, grids_;  // of a tap: the sum over the axes
     std::vector<int32_t> places_;                              // in the lists, of every tap of the filter
     std::vector<int32_t> numbers_;

@@ -3,7 +3,8 @@
 //
 // The first keeps the sums of a vector of pixels in each of up to kMostSums rows in registers while it visits all taps;
 // the second the sums of up to kMostSums taps while it visits the tile. Bound by the loads, one a tap and vector, or
-// one for the two taps of a pair: most of them cross cache lines, which halves their rate.
+// one for the two taps of a pair: unless images are interleaved, most of them cross cache lines, which halves their
+// rate.
 #pragma once
 
 #include "../direct_loops.h"
@@ -47,7 +48,7 @@ void add_taps_to_rows(T* results, int64_t results_row, const T* source, int64_t 
 template <bool paired, typename T>
 void add_all_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
     // The vectors of a single row are treated as rows.
-    const bool is_row = !paired && sum.size[1] == 1;
+    const bool is_row = list.pairing != Pairing::rows && sum.size[1] == 1;
     const int64_t vectors = ceil_div(sum.size[2], kLanes<T>);
     const int64_t rows = is_row ? vectors : sum.size[1], columns = is_row ? 1 : vectors;
     const int64_t results_row = is_row ? kLanes<T> : sum.result_layout.row;
@@ -71,7 +72,7 @@ void add_all_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
 }
 
 template <int count, bool paired, typename T>
-void correlate_some_taps(const TapSum<T, const T>& sum, Tap<T>* taps) {
+void correlate_some_taps(const TapSum<T, const T>& sum, Pairing pairing, Tap<T>* taps) {
     // In a row's last vector, what lies past its end does not count.
     const auto lanes = load_as<Vector<T>>(kLaneNumbers<T>);
     const int64_t whole = sum.size[2] / kLanes<T> * kLanes<T>;
@@ -104,7 +105,7 @@ void correlate_some_taps(const TapSum<T, const T>& sum, Tap<T>* taps) {
         for (int64_t z = 0; z < sum.size[0]; ++z) {
             const T* grads = sum.results + n * sum.result_layout.image + z * sum.result_layout.plane;
             const T* source = sum.source + n * sum.source_layout.image + z * sum.source_layout.plane;
-            if constexpr (paired) {
+            if (pairing == Pairing::rows) {
                 for (int64_t x = 0; x < whole; x += kLanes<T>) {
                     add(grads + x, grads_row, source + x, source_row, sum.size[1], all);
                 }
@@ -136,18 +137,19 @@ template <bool paired, typename T>
 void correlate_all_taps(const TapSum<T, const T>& sum, const TapList<T>& list) {
     constexpr int most = paired ? kMostSums / 2 : kMostSums;
     for (int64_t t = 0; t < list.count; t += most) {
-        with_count<most>(list.count - t, [&](auto count) { correlate_some_taps<count(), paired>(sum, list.taps + t); });
+        with_count<most>(list.count - t,
+                         [&](auto count) { correlate_some_taps<count(), paired>(sum, list.pairing, list.taps + t); });
     }
 }
 
 template <typename T>
 void add_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
-    list.paired ? add_all_taps<true>(sum, list) : add_all_taps<false>(sum, list);
+    list.pairing != Pairing::none ? add_all_taps<true>(sum, list) : add_all_taps<false>(sum, list);
 }
 
 template <typename T>
 void correlate_taps(const TapSum<T, const T>& sum, const TapList<T>& list) {
-    list.paired ? correlate_all_taps<true>(sum, list) : correlate_all_taps<false>(sum, list);
+    list.pairing != Pairing::none ? correlate_all_taps<true>(sum, list) : correlate_all_taps<false>(sum, list);
 }
 
 }  // namespace dcls::cpu::DCLS_INSTRUCTION_SET
