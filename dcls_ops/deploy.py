@@ -1,9 +1,17 @@
 """Turning trained models into what runs without this package."""
 
 import copy
+import dis
+import inspect
+import itertools
+from collections.abc import Iterable, Iterator
+from types import CodeType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dcls_ops._layer import LearnedSpacingLayer
 
 __all__ = ["fold"]
 
@@ -13,13 +21,76 @@ _PACKAGES = ("dcls_ops", "DCLS")
 # Any: nn.ConvNd is annotated for tuples of its own length.
 _CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+# What a layer does between forward and PyTorch's convolution. A class that changes it computes something else.
+_INNER_METHODS = ("_conv_forward", "_construct", "_convolve", "construct_kernel")
+
+_HOOKS = {
+    "forward hooks": ("_forward_hooks", "_forward_pre_hooks"),
+    "backward hooks": ("_backward_hooks", "_backward_pre_hooks"),
+}
+
+
+Entry = type | nn.Module | str
+
+
+def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = ()) -> nn.Module:
+    """A copy of the model in which every DCLS layer is a plain ``nn.Conv1d/2d/3d`` that computes the same.
+
+    A layer that occurs in several places stays one layer. Parameters require gradients where the layer's weight and
+    bias do. What wraps a layer stays: after ``torch.compile(layer)`` the convolution is compiled when it first runs.
+
+    A class with a ``forward`` of its own stays too, and its ``super().forward(input)`` runs a plain convolution,
+    ``layer.folded_convolution``, in place of the layer's parameters. Such a model needs this package to run.
+
+    Args:
+        model: a model, or a layer.
+        skip: what to leave as it is, with all that is in it: classes, modules of the model, or their names in
+            ``model.named_modules()``.
+
+    Raises:
+        ValueError: if a layer has forward or backward hooks; if its class has a ``forward`` that uses the parameters,
+            or changes how the kernel is made or convolved with; if ``skip`` names what is not in the model. The message
+            lists every such layer.
+
+    Example:
+        >>> from dcls_ops.nn import Dcls2d
+        >>> fold(nn.Sequential(Dcls2d(3, 8, kernel_count=4, dilated_kernel_size=7)))
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(7, 7), stride=(1, 1))
+        )
+    """
+    skipped = _modules_in(model, skip)
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, LearnedSpacingLayer) and not isinstance(module, _Folded) and id(module) not in skipped
+    }
+    refused = [
+        f"\n  {name or 'the model itself'} ({_class_of(layer).__name__}): {reason}"
+        for name, layer in layers.items()
+        if (reason := _reason_not_to_fold(layer)) is not None
+    ]
+    if refused:
+        raise ValueError(f"fold() cannot fold these layers; with skip= it leaves them as they are{''.join(refused)}")
+    # What deepcopy finds in its memo it takes as the copy.
+    memo: dict[int, Any] = {}
+    around = []
+    for layer in layers.values():
+        convolution = _folded(layer)
+        if _has_forward_of_its_own(layer):
+            folded_class = _folded_class(_class_of(layer))
+            memo[id(layer)] = folded_class.__new__(folded_class)
+            around.append((layer, convolution))
+        else:
+            memo[id(layer)] = convolution
+    for layer, convolution in around:
+        memo[id(layer)].__dict__.update(copy.deepcopy(_state_around(layer, convolution), memo))
+    copied: nn.Module = copy.deepcopy(model, memo=memo)
+    return copied
+
 
 def _folded(layer: Any) -> nn.Module:
-    # A convolution would not do what these do.
-    if type(layer).forward.__module__.split(".")[0] not in _PACKAGES:
-        raise ValueError(f"fold() cannot fold {type(layer).__name__}, which has a forward of its own")
-    if layer._forward_hooks or layer._forward_pre_hooks:
-        raise ValueError(f"fold() cannot fold a {type(layer).__name__} with forward hooks; remove them first")
+    """The convolution alone."""
     kernel = layer.construct_kernel().detach().clone()
     convolution: nn.Module = _CONVOLUTIONS[kernel.dim() - 3](
         layer.in_channels,
@@ -38,24 +109,134 @@ def _folded(layer: Any) -> nn.Module:
     return convolution.train(layer.training)
 
 
-def fold(model: nn.Module) -> nn.Module:
-    """A copy of the model in which every DCLS layer is a plain ``nn.Conv1d/2d/3d`` that computes the same.
+class _Folded(LearnedSpacingLayer):
+    """Comes after the class of a layer and before those of the package, so that ``super().forward`` is this one."""
 
-    A layer that occurs in several places stays one layer. Parameters require gradients where the layer's weight and
-    bias do.
+    folded_convolution: nn.Module
 
-    Raises:
-        ValueError: if a layer's class has a ``forward`` of its own, or a layer has forward hooks.
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.folded_convolution(input)
+        return output
 
-    Example:
-        >>> from dcls_ops.nn import Dcls2d
-        >>> fold(nn.Sequential(Dcls2d(3, 8, kernel_count=4, dilated_kernel_size=7)))
-        Sequential(
-          (0): Conv2d(3, 8, kernel_size=(7, 7), stride=(1, 1))
-        )
-    """
-    layers = [module for module in model.modules() if hasattr(module, "construct_kernel")]
-    folded: dict[int, Any] = {id(layer): _folded(layer) for layer in layers}
-    # What deepcopy finds in its memo it takes as the copy.
-    copied: nn.Module = copy.deepcopy(model, memo=folded)
-    return copied
+    def construct_kernel(self) -> Tensor:
+        kernel: Any = self.folded_convolution.weight
+        return kernel  # type: ignore[no-any-return]
+
+    def clamp_parameters(self) -> None:
+        """There are no positions."""
+
+    def extra_repr(self) -> str:
+        return ""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made by fold(), so pickle cannot find it by its name.
+        return _new_folded, (type(self).__mro__[1],), self.__dict__
+
+
+def _folded_class(cls: type) -> Any:
+    package_class = next(base for base in cls.__mro__ if _is_ours(base))
+    before_package = type("Folded", (_Folded, package_class), {"__module__": __name__})
+    return type(cls.__name__, (cls, before_package), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def _new_folded(cls: type) -> Any:
+    folded_class = _folded_class(cls)
+    return folded_class.__new__(folded_class)
+
+
+def _state_around(layer: nn.Module, convolution: nn.Module) -> dict[str, Any]:
+    """The attributes of a layer, with the convolution in place of all that it is made of."""
+    made_of = (*getattr(layer, "convolution_parameters", ()), "DCK", "parametrizations")
+
+    def rest(members: dict[str, Any]) -> dict[str, Any]:
+        return {name: member for name, member in members.items() if name not in made_of}
+
+    # Not by __getstate__, which parametrized modules refuse.
+    state = {name: value for name, value in layer.__dict__.items() if name != "_compiled_call_impl"}
+    modules = {**rest(state["_modules"]), "folded_convolution": convolution}
+    return {**state, "_parameters": rest(state["_parameters"]), "_modules": modules}
+
+
+def _modules_in(model: nn.Module, skip: Entry | Iterable[Entry]) -> set[int]:
+    """The ids of the modules that ``skip`` names, and of those in them."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    entries = (skip,) if isinstance(skip, Entry) else tuple(skip)
+    skipped: set[int] = set()
+    for entry in entries:
+        named = [
+            module
+            for name, module in modules.items()
+            if name == entry or module is entry or (isinstance(entry, type) and isinstance(module, entry))
+        ]
+        if not named and not isinstance(entry, type):
+            raise ValueError(f"skip must hold classes, modules of the model or their names, got {entry!r}")
+        skipped.update(id(inner) for module in named for inner in module.modules())
+    return skipped
+
+
+def _class_of(layer: nn.Module) -> type:
+    return parametrize.type_before_parametrizations(layer)
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.split(".")[0] in _PACKAGES
+
+
+def _own_classes(layer: nn.Module) -> list[type]:
+    """The classes by which a layer differs from the package's."""
+    classes = itertools.takewhile(lambda cls: not _is_ours(cls), _class_of(layer).__mro__)
+    return [cls for cls in classes if cls.__module__.split(".")[0] != "torch"]  # FSDP's, for one
+
+
+def _has_forward_of_its_own(layer: nn.Module) -> bool:
+    return any(name in vars(cls) for cls in _own_classes(layer) for name in ("forward", "__call__"))
+
+
+def _reason_not_to_fold(layer: LearnedSpacingLayer) -> str | None:
+    for kind, names in _HOOKS.items():
+        if any(getattr(layer, name) for name in names):
+            return f"it has {kind}, which would be lost; remove them first"
+    for name in ("forward", *_INNER_METHODS):
+        if name in vars(layer):
+            return f"its {name} was replaced"
+    for cls in _own_classes(layer):
+        for name in _INNER_METHODS:
+            if name in vars(cls):
+                return f"{cls.__name__} has a {name} of its own"
+    unfoldable = {*layer.convolution_parameters, *_INNER_METHODS, "DCK", "positions", "sigma"} - {"construct_kernel"}
+    used = sorted(unfoldable & _used_by_forward(layer))
+    if used:
+        return f"its forward uses {', '.join(f'self.{name}' for name in used)}, not super().forward alone"
+    return None
+
+
+def _used_by_forward(layer: nn.Module) -> set[str]:
+    """Attributes of self that a forward of a layer's own uses, in the methods that it calls too."""
+    used: set[str] = set()
+    pending = {"forward", "__call__"}
+    while pending:
+        used |= pending
+        members = [vars(cls)[name] for cls in _own_classes(layer) for name in pending if name in vars(cls)]
+        pending = {name for member in members for name in _attributes_of_self(member)} - used
+    return used
+
+
+def _attributes_of_self(member: Any) -> Iterator[str]:
+    function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "func", None) or member)
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_argcount > 0:
+        yield from _attributes_of(code.co_varnames[0], code)
+
+
+def _attributes_of(variable: str, code: CodeType) -> Iterator[str]:
+    before: Any = None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR") and before is not None:
+            # Some Pythons load two variables in one instruction.
+            loaded = before.argval[-1] if isinstance(before.argval, tuple) else before.argval
+            if ("LOAD_FAST" in before.opname or "LOAD_DEREF" in before.opname) and loaded == variable:
+                yield instruction.argval
+        before = instruction
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _attributes_of(variable, constant)

@@ -1,12 +1,17 @@
+import copy
+import io
+
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import LAYERS
+from DCLS.construct import modules
 from DCLS.construct.modules.Dcls import Dcls2d as DilatedDcls2d
 from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
 from torch import nn
 
 from dcls_ops.deploy import fold
-from dcls_ops.nn import Dcls2d, DclsLayer
+from dcls_ops.nn import Dcls2_1d, Dcls2d, DclsLayer
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # PyTorch's, on its own layers
@@ -47,17 +52,214 @@ def test_frozen_layers_stay_frozen():
     assert folded.bias.requires_grad
 
 
-def test_refuses_what_a_convolution_would_not_do():
-    class Doubled(Dcls2d):
-        def forward(self, input):
-            return 2 * super().forward(input)
+class Padded(Dcls2d):
+    """The kernel needs no symmetric padding, and channels come last."""
 
-    with pytest.raises(ValueError, match=r"^fold\(\) cannot fold Doubled, which has a forward of its own$"):
-        fold(nn.Sequential(Doubled(4, 4, 2, dilated_kernel_size=5)))
-    hooked = Dcls2d(4, 4, 2, dilated_kernel_size=5)
-    hooked.register_forward_hook(lambda module, arguments, output: 2 * output)
-    with pytest.raises(ValueError, match=r"^fold\(\) cannot fold a Dcls2d with forward hooks; remove them first$"):
-        fold(hooked)
+    def forward(self, input):
+        return super().forward(F.pad(input.permute(0, 3, 1, 2), (1, 0, 2, 0))).permute(0, 2, 3, 1)
+
+
+class Scaled(Dcls2d):
+    """With a parameter and a module of its own, through a method of its own, and a class between."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.norm = nn.BatchNorm2d(self.out_channels)
+        nn.init.uniform_(self.norm.weight)
+
+    def forward(self, input):
+        return self.finish(super().forward(input))
+
+    def finish(self, output):
+        return self.norm(output) * self.scale
+
+
+class ScaledTwice(Scaled):
+    def forward(self, input):
+        return super().forward(input) * 3
+
+    def penalty(self):
+        return self.P.square().mean()
+
+
+class DropInScaled(modules.Dcls2d):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+class DilatedScaled(DilatedDcls2d):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+SETTINGS = {"kernel_count": 3, "dilated_kernel_size": 5}
+AROUND = [
+    (Padded, SETTINGS),
+    (Scaled, SETTINGS),
+    (ScaledTwice, SETTINGS),
+    (DropInScaled, SETTINGS),
+    (DilatedScaled, {"kernel_size": 3, "dilation": 2}),
+]
+
+
+@pytest.mark.parametrize(("cls", "arguments"), AROUND)
+def test_a_forward_of_its_own_runs_around_the_convolution(cls, arguments):
+    layer = cls(6, 6, **arguments)
+    model = nn.ModuleDict({"a": layer, "b": nn.Sequential(layer)}).eval()
+    folded = fold(model)
+    assert isinstance(folded["a"], cls)
+    assert folded["a"] is folded["b"][0]
+    assert type(folded["a"].folded_convolution) is nn.Conv2d
+    left = {name.split(".")[0] for name in folded["a"].state_dict()}
+    assert left == {"folded_convolution", *(("scale", "norm") if issubclass(cls, Scaled) else ())}
+    input = torch.randn(2, 6, 9, 6) if cls is Padded else torch.randn(2, 6, 9, 9)
+    expected = layer(input)
+    file = io.BytesIO()
+    torch.save(folded, file)
+    file.seek(0)
+    for copied in (folded, copy.deepcopy(folded), fold(folded), torch.load(file, weights_only=False)):
+        torch.testing.assert_close(copied["b"](input), expected)
+        copied["a"].clamp_parameters()
+        assert cls.__name__ in repr(copied)
+    exported = torch.export.export(folded["a"], (input,)).module()
+    torch.testing.assert_close(exported(input), expected)
+    # The model is as it was.
+    assert type(model["a"]) is cls
+    assert torch.equal(layer(input), expected)
+
+
+class OwnConvolution(Dcls2d):
+    def forward(self, input):
+        return F.conv2d(input, self.construct_kernel(), self.bias)
+
+
+class Standardised(Dcls2d):
+    def forward(self, input):
+        self.standardise()
+        return super().forward(input)
+
+    def standardise(self):
+        with torch.no_grad():
+            return [self.weight.div_(self.weight.std()) for _ in range(1)]
+
+
+class OwnKernel(Dcls2_1d):
+    def construct_kernel(self):
+        return 2 * super().construct_kernel()
+
+
+class InnerConvolution(modules.Dcls2d):
+    def _conv_forward(self, input, weight, bias, P, SIG):
+        return super()._conv_forward(input, weight.tanh(), bias, P, SIG)
+
+
+def hooked(kind):
+    layer = Dcls2d(4, 4, **SETTINGS)
+    getattr(layer, f"register_{kind}_hook")(lambda *arguments: None)
+    return layer
+
+
+def replaced():
+    layer = Dcls2d(4, 4, **SETTINGS)
+    layer.forward = lambda input: input
+    return layer
+
+
+BACKWARD, FORWARD = (f"it has {kind} hooks, which would be lost; remove them first" for kind in ("backward", "forward"))
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (OwnConvolution(4, 4, **SETTINGS), "its forward uses self.bias, not super().forward alone"),
+        (Standardised(4, 4, **SETTINGS), "its forward uses self.weight, not super().forward alone"),
+        (OwnKernel(4, 4, **SETTINGS), "OwnKernel has a construct_kernel of its own"),
+        (InnerConvolution(4, 4, **SETTINGS), "InnerConvolution has a _conv_forward of its own"),
+        (hooked("forward"), FORWARD),
+        (hooked("forward_pre"), FORWARD),
+        (hooked("full_backward"), BACKWARD),
+        (hooked("full_backward_pre"), BACKWARD),
+        (replaced(), "its forward was replaced"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_refuses_what_a_convolution_would_not_do(layer, reason):
+    name = type(layer).__name__
+    start = "fold() cannot fold these layers; with skip= it leaves them as they are"
+    model = nn.Sequential(Dcls2d(4, 4, **SETTINGS), nn.Sequential(layer), layer)
+    for each, names in ((model, ["1.0"]), (layer, ["the model itself"])):
+        with pytest.raises(ValueError) as error:  # noqa: PT011, the whole message is compared
+            fold(each)
+        assert str(error.value) == start + "".join(f"\n  {at} ({name}): {reason}" for at in names)
+    for skip in (type(layer), layer, "2", ["1"], (model[1],)):
+        folded = fold(model, skip=skip)
+        assert type(folded[2]) is type(layer)
+        assert folded[2] is folded[1][0]
+        assert folded[2] is not layer
+        assert isinstance(folded[0], nn.Conv2d) == (skip is not Dcls2d)
+
+
+def test_lists_every_layer_that_it_refuses():
+    model = nn.Sequential(OwnConvolution(4, 4, **SETTINGS), Dcls2d(4, 4, **SETTINGS), hooked("forward"))
+    with pytest.raises(ValueError, match=r"0 \(OwnConvolution\): .*\n  2 \(Dcls2d\): "):
+        fold(model)
+
+
+@pytest.mark.parametrize("skip", ["conv", ["0", "conv"], nn.ReLU(), [3]], ids=str)
+def test_skip_must_be_in_the_model(skip):
+    with pytest.raises(ValueError, match=r"^skip must hold classes, modules of the model or their names, got "):
+        fold(nn.Sequential(Dcls2d(4, 4, **SETTINGS)), skip=skip)
+
+
+class Delegating(nn.Module):
+    """Forwards attributes to what it wraps, as FSDP and many others do."""
+
+    def __init__(self, wrapped):
+        super().__init__()
+        self.wrapped = wrapped
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("wrapped"), name)
+
+    def forward(self, input):
+        return 2 * self.wrapped(input)
+
+
+def test_looks_through_wrappers_that_forward_attributes():
+    layer = Dcls2d(4, 4, **SETTINGS)
+    wrapper = Delegating(layer)
+    assert wrapper.kernel_count == 3
+    folded = fold(nn.Sequential(wrapper))
+    assert type(folded[0]) is Delegating
+    assert type(folded[0].wrapped) is nn.Conv2d
+    input = torch.randn(1, 4, 9, 9)
+    torch.testing.assert_close(folded(input), wrapper(input))
+
+
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_compiled_layer_stays_compiled(is_inside):
+    layer = Dcls2d(4, 4, **SETTINGS)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    folded = fold(nn.Sequential(compiled))[0] if is_inside else fold(compiled)
+    assert type(folded) is type(compiled)
+    assert type(folded._orig_mod) is nn.Conv2d
+    input = torch.randn(1, 4, 9, 9)
+    torch.testing.assert_close(folded(input), layer(input))
+
+
+@pytest.mark.parametrize("cls", [Dcls2d, ScaledTwice])
+def test_parametrized_weights(cls):
+    layer = torch.nn.utils.parametrizations.weight_norm(cls(4, 4, **SETTINGS)).eval()
+    with torch.no_grad():
+        layer.parametrizations.weight.original0.mul_(2)
+    folded = fold(nn.Sequential(layer))
+    input = torch.randn(1, 4, 9, 9)
+    torch.testing.assert_close(folded(input), layer(input))
+    assert not any("parametrizations" in name for name in folded.state_dict())
 
 
 @pytest.mark.parametrize("cls", [DilatedDcls2d, SharedDcls2d])
