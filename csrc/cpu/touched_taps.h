@@ -112,8 +112,9 @@ class TouchedTaps {
         const int64_t together = is_paired() ? 2 : 1;
         const AxisFactors<T>& paired = axes[paired_axis_];
         const TapRange range = paired.range;
-        // More than two taps: the same pairs for all elements.
-        const int64_t begin = range.end - range.begin > together ? range.begin / together * together : range.begin;
+        // More than two taps: the same pairs for all elements, which share them.
+        const bool is_shared = kernel_count_ > 1 && range.end - range.begin > together;
+        const int64_t begin = is_shared ? range.begin / together * together : range.begin;
         for (int64_t z = axes[0].range.begin; z < axes[0].range.end; ++z) {
             for (int64_t tap = begin; tap < range.end; tap += together) {
                 const int64_t first = std::min(tap, extent_[paired_axis_] - together);
