@@ -47,7 +47,7 @@ class Environment:
         return pip("--python", self.python, *arguments)
 
     def install(self, *what):
-        return self.pip("install", "--no-index", "--no-deps", *map(str, what))
+        return self.pip("install", "--no-index", "--no-deps", "--no-compile", *map(str, what))
 
     def version(self):
         return run(self.python, "-c", "from importlib.metadata import version; print(version('DCLS'))").strip()
@@ -72,17 +72,17 @@ OURS = {name for name in OURS if "__pycache__" not in name}
 def test_the_original_s_name_is_there(environment, wheels):
     environment.install(wheels["dcls_ops"], wheels["dcls"])
     assert environment.version().startswith("0.1.1+dcls.ops.")
-    for requirement in ("dcls", "DCLS>=0.1", "DCLS==0.1.1"):
-        assert "Requirement already satisfied" in environment.install(requirement)
+    # There is no index to install anything from.
+    assert "Requirement already satisfied: dcls" in environment.install("dcls", "DCLS>=0.1", "DCLS==0.1.1")
 
 
-@pytest.mark.parametrize("order", [("dcls_ops", "dcls"), ("dcls", "dcls_ops")], ids=str)
-@pytest.mark.parametrize("at_once", [True, False], ids=["at_once", "one_by_one"])
-def test_it_takes_the_original_s_place(environment, wheels, order, at_once):
+@pytest.mark.parametrize(
+    "steps", [[("dcls_ops", "dcls")], [("dcls_ops",), ("dcls",)], [("dcls",), ("dcls_ops",)]], ids=str
+)
+def test_it_takes_the_original_s_place(environment, wheels, steps):
     environment.install(wheels["original"])
-    assert environment.version() == "0.1.1"
-    for what in [order] if at_once else [(name,) for name in order]:
-        environment.install(*(wheels[name] for name in what))
+    for step in steps:
+        environment.install(*(wheels[name] for name in step))
     assert environment.version().startswith("0.1.1+dcls.ops.")
     assert environment.files() == OURS
     assert len(list(environment.site.glob("[Dd][Cc][Ll][Ss]-*.dist-info"))) == 1
