@@ -49,8 +49,10 @@ format: $(VENV)/requirements
 bench: $(VENV)/installed $(VENV)/oracle.installed
 	$(BIN)/python -m dcls_ops bench --output benchmarks/results --page docs/performance.md --summary README.md
 
-# With both libraries where nvcc is found; CUDA kernels for every architecture that it and they know.
+# With both libraries where nvcc is found; CUDA kernels for every architecture that it and they know. Beside it, the
+# distribution that takes the original's name.
 wheel: $(VENV)/requirements
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist ./python
 	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . -Ccmake.define.DCLS_CUDA=AUTO \
 		-Ccmake.define.DCLS_CUDA_ARCHITECTURES="75;80;86;89;90;100;120"
 

@@ -1,6 +1,6 @@
 """The original's own derivatives, where they are not the operators': at taps, and of ``SIG`` at 0."""
 
-import math
+import functools
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -77,7 +77,8 @@ def construct_kernel(
         taps = torch.arange(extent, dtype=place.dtype, device=device)
         factors.append(_factor(place, width, taps, version))
     if version != "v0":
-        weight = weight / (math.prod(factor.sum(-1) for factor in factors) + NORMALISATION_EPSILON)
+        total = functools.reduce(torch.mul, [factor.sum(-1) for factor in factors])
+        weight = weight / (total + NORMALISATION_EPSILON)
     axes = "xyz"[: len(factors)]
     inputs = ",".join(f"...k{axis}" for axis in axes)
     # Autocast would round what einsum multiplies.
