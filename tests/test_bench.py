@@ -13,6 +13,7 @@ from dcls_ops.bench import report, run
 from dcls_ops.bench.cases import CASES, select
 from dcls_ops.bench.implementations import AUTO, COMPILED, DEPTHWISE, implementations
 from dcls_ops.bench.measuring import peak_growth
+from dcls_ops.bench.models import MODELS, OURS, dcls_layers, trainings
 from dcls_ops.bench.targets import Target, targets
 
 STAGES = ("96-56", "192-28", "384-14", "768-7")
@@ -35,14 +36,19 @@ def test_names_are_stable(capsys):
         "conv3d",
     ]
     bench("--list")
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names == list(CASES)
+    models = ["convnext-v0", "convnext-v1", "audio-convnext", "snn-delays", "csnn-1d"]
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [*names, *models] == [*CASES, *MODELS]
     assert set(report.SUMMARY) <= set(names)
+    assert set(report.SUMMARY_MODELS) <= set(models)
 
 
-def test_an_unknown_case_is_explained():
+def test_an_unknown_name_is_explained():
+    with pytest.raises(SystemExit, match=r"no model resnet; there are convnext-v0, .*, csnn-1d"):
+        bench("--case", "conv3d", "--model", "resnet")
     with pytest.raises(SystemExit, match=r"no case conv4d; there are depthwise-96-56, .*, conv3d"):
         bench("--case", "conv3d", "--case", "conv4d")
-    assert [case.name for case in select(["conv3d", "shared-2"])] == ["shared-2", "conv3d"]
+    assert [case.name for case in select("case", CASES, ["conv3d", "shared-2"])] == ["shared-2", "conv3d"]
 
 
 @pytest.mark.parametrize("module", ["tqdm", "matplotlib"])
@@ -103,6 +109,104 @@ def test_peak_memory_holds_the_tensors_of_a_step():
     assert growth is None or at_least <= growth <= 4 * at_least
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_models_train_alike_with_either_package(original, name):
+    model = MODELS[name].shrunk()
+    assert (model.version, model.kernel_count) == (MODELS[name].version, MODELS[name].kernel_count)
+    made = trainings(model, original)
+    kinds = [type(layer).__module__ for each in made.values() for layer in dcls_layers(each.network)]
+    assert set(kinds) == {"original_dcls", "DCLS.construct.modules"}
+    for each in made.values():
+        each.network.double()  # so that no neuron is within a rounding error of its threshold
+    layers = dcls_layers(made[OURS].network)
+    before = [layer.P.clone() for layer in layers]
+    for step in range(3):
+        input, labels = model.draw(step)
+        for each in made.values():
+            each.step(input.double(), labels)
+        # The loss depends on every layer: positions, which do not decay, move from the first step on.
+        assert not any(torch.equal(layer.P, position) for layer, position in zip(layers, before, strict=True))
+    theirs, ours = (each.losses for each in made.values())
+    assert ours == pytest.approx(theirs, rel=1e-7)
+    assert len(set(ours)) == 3
+
+
+def test_widths_follow_the_published_schedule(original):
+    model = MODELS["snn-delays"]
+    widths = []
+    made = trainings(model, original)
+    for epoch in range(model.epochs):
+        for each in made.values():
+            each.begin_epoch(epoch)
+        present = {layer.SIG.unique().item() for each in made.values() for layer in dcls_layers(each.network)}
+        assert len(present) == 1
+        widths += present
+    factor = (0.23 / 12) ** (1 / 5)
+    assert widths == pytest.approx([12 * factor ** min(epoch, 5) for epoch in range(20)], rel=1e-5)
+    assert widths[5] == pytest.approx(0.23)
+
+
+def test_blocks_of_a_stage_share_positions():
+    model = MODELS["audio-convnext"].shrunk()
+    layers = dcls_layers(trainings(model, None)[OURS].network)
+    assert [len({id(layer.P) for layer in layers}), len({id(layer.SIG) for layer in layers})] == [2, 2]
+    assert len(layers) == 3
+
+
+def test_peak_memory_of_a_model_holds_its_gradients():
+    growth = peak_growth("snn-delays", OURS, "1", Path("nowhere"))
+    gradients = 4 * 2 * 256 * (140 + 256 + 20)  # of weights and positions
+    assert growth is None or growth >= gradients
+
+
+def test_writes_the_table_of_models(monkeypatch, tmp_path, capsys):
+    for name, model in MODELS.items():
+        monkeypatch.setitem(MODELS, name, model.shrunk())
+    monkeypatch.setattr(run, "peak_growth", lambda *_: 3 * 2**20)
+    monkeypatch.setattr(run, "ceilings", lambda *_: {"flops_per_second": 1e9, "bytes_per_second": 1e9})
+    page, summary = tmp_path / "page.md", tmp_path / "summary.md"
+    for each in (page, summary):
+        each.write_text(f"{report.START}\n{report.END}\n")
+    oracle = str(Path(sys.prefix, "oracle"))
+    bench(
+        *(part for name in MODELS for part in ("--model", name)), "--original", oracle, "--seconds", "0.001",
+        "--output", str(tmp_path), "--page", str(page), "--summary", str(summary),
+    )  # fmt: skip
+
+    result = json.loads((tmp_path / "cpu.json").read_text())
+    assert result["cases"] == {}
+    assert list(result["models"]) == list(MODELS)
+    for name, model in MODELS.items():
+        found = result["models"][name]
+        assert {each: len(times) for each, times in found["milliseconds"].items()} == dict.fromkeys(
+            ("original", OURS), model.epochs
+        )
+        assert found["loss_difference"] < 0.1
+    rows = [line.split("|")[1:-1] for line in page.read_text().splitlines() if line.startswith("|")]
+    assert [cells[0].strip() for cells in rows[2:]] == [
+        *("convnext-v0", "convnext-v1", "audio-convnext"),
+        *("snn-delays, epoch 1", "snn-delays, epoch 4", "snn-delays, all 4 epochs", "csnn-1d"),
+    ]
+    assert [cells[4].strip() for cells in rows[2:]] == ["3.00"] * 5 + ["", "3.00"]
+    assert [bool(cells[6].strip()) for cells in rows[2:]] == [True] * 3 + [False] * 2 + [True] * 2
+    assert "### Targets" not in page.read_text()
+    assert [line.split("|")[1].strip() for line in summary.read_text().splitlines() if line.startswith("|")][2:] == [
+        *report.SUMMARY_MODELS
+    ]
+    assert "### Whole models" in capsys.readouterr().out
+
+
+def test_a_model_without_the_original():
+    result = {
+        "parameters": 1000000,
+        "milliseconds": {OURS: [12.34]},
+        "loss_difference": None,
+        "peak_bytes": {OURS: {"0": None}},
+    }
+    row = report.model_lines({"csnn-1d": result})[4]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["csnn-1d", "", "12.3", "", "", "", ""]
+
+
 def test_writes_what_it_measures(monkeypatch, tmp_path, capsys):
     name = "depthwise-96-56"
     monkeypatch.setitem(CASES, name, CASES[name].shrunk())
@@ -114,6 +218,7 @@ def test_writes_what_it_measures(monkeypatch, tmp_path, capsys):
     bench("--case", name, "--seconds", "0.001", "--original", "nowhere", "--output", str(tmp_path), *options)
 
     result = json.loads((tmp_path / "cpu.json").read_text())
+    assert result["models"] == {}
     milliseconds = result["cases"][name]["milliseconds"]
     assert set(milliseconds) == set(implementations(CASES[name], None))
     assert set(milliseconds[AUTO]) == {"forward", "grad_input", "grad_parameters", "construction", "step"}

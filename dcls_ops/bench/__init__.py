@@ -1,4 +1,4 @@
-"""``python -m dcls_ops bench``: every standard shape, beside the original package and beside stock PyTorch.
+"""``python -m dcls_ops bench``: standard shapes and whole models, beside the original package and stock PyTorch.
 
 What is measured, and how: docs/performance.md. ``pip install dcls_ops[bench]`` installs what it needs.
 """

@@ -1,7 +1,8 @@
 """The standard shapes. Their names are stable: results of different versions are compared by them."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -134,9 +135,12 @@ CASES = {
 }
 
 
-def select(names: list[str]) -> list[Case]:
-    """The cases of these names, all without names."""
-    unknown = [name for name in names if name not in CASES]
+_T = TypeVar("_T")
+
+
+def select(kind: str, known: Mapping[str, _T], names: list[str]) -> list[_T]:
+    """Those of these names, in their own order."""
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
-    return [case for name, case in CASES.items() if name in names or not names]
+        raise ValueError(f"no {kind} {', '.join(unknown)}; there are {', '.join(known)}")
+    return [each for name, each in known.items() if name in names]

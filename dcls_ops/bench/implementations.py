@@ -2,7 +2,8 @@
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import distributions
@@ -92,6 +93,18 @@ def original_version(folder: Path) -> str:
     return next((found.version for found in distributions(name="DCLS", path=[str(folder)])), "of unknown version")
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Without the three warnings that the original logs for every layer it makes."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _leaf(tensor: Tensor, is_channels_last: bool = False) -> Tensor:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     memory_format = formats[tensor.dim()] if is_channels_last else torch.contiguous_format
@@ -101,14 +114,11 @@ def _leaf(tensor: Tensor, is_channels_last: bool = False) -> Tensor:
 def _original(
     case: Case, module: ModuleType, tensors: Tensors, is_channels_last: bool = False, is_compiled: bool = False
 ) -> Implementation:
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it logs three warnings a layer
-    layer = getattr(module, f"Dcls{case.axes}d")(
-        case.in_channels, case.out_channels, kernel_count=case.kernel_count, padding=tuple(case.padding),
-        dilated_kernel_size=tuple(case.kernel_size), groups=case.groups, bias=False, version=case.version,
-    )  # fmt: skip
-    logger.setLevel(level)
+    with silent():
+        layer = getattr(module, f"Dcls{case.axes}d")(
+            case.in_channels, case.out_channels, kernel_count=case.kernel_count, padding=tuple(case.padding),
+            dilated_kernel_size=tuple(case.kernel_size), groups=case.groups, bias=False, version=case.version,
+        )  # fmt: skip
     with torch.no_grad():
         layer.weight.copy_(tensors.weight)
         layer.P.copy_(in_input_order(tensors.positions, case.axes, case.version))

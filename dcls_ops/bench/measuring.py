@@ -6,16 +6,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import dcls_ops
 from dcls_ops import _library
 from dcls_ops.bench.cases import CASES
 from dcls_ops.bench.implementations import implementations, load_original
+from dcls_ops.bench.models import MODELS, trainings
 
 FEWEST_RUNS, ROUNDS = 3, 3
 #: Milliseconds from which one run is enough, and needs no warm-up.
@@ -74,11 +77,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peak_growth(case: str, implementation: str, measure: str, original: Path) -> int | None:
-    """By how many bytes one run raises the peak resident size, in a process of its own; None outside of Linux."""
+def peak_growth(name: str, implementation: str, measure: str, original: Path) -> int | None:
+    """By how many bytes one run raises the peak resident size, in a process of its own; None outside of Linux.
+
+    Of a case's "step" or "construction"; of a model's step in an epoch, which is the measure then.
+    """
     if not CLEAR_PEAK.exists():
         return None
-    command = [sys.executable, "-m", "dcls_ops.bench.measuring", case, implementation, measure, str(original)]
+    command = [sys.executable, "-m", "dcls_ops.bench.measuring", name, implementation, measure, str(original)]
     # What is freed goes back to the system at once, so that nothing is used again that an earlier peak has left.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     process = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -91,20 +97,41 @@ def _resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def _print_peak_growth(case: str, implementation: str, measure: str, original: str) -> None:
-    for shape in (CASES[case].shrunk(), CASES[case]):  # the first loads code and starts threads
-        made = implementations(shape, load_original(Path(original)))[implementation](shape.draw())
+def _forward_and_backward(forward: Callable[[], Tensor], leaves: Sequence[Tensor], grad: Tensor | None) -> Any:
+    output = forward()
+    return output, torch.autograd.grad(output, leaves, torch.ones_like(output) if grad is None else grad)
+
+
+def _runs_of_case(case: str, implementation: str, measure: str, original: Path) -> Iterator[Callable[[], Any]]:
+    for shape in (CASES[case].shrunk(), CASES[case]):
+        made = implementations(shape, load_original(original))[implementation](shape.draw())
         leaves, forward, grad = (made.input, *made.parameters), made.run, None
         if measure == "construction":
             assert made.construct is not None
             leaves, forward = made.parameters, made.construct
             grad = torch.ones(shape.dense_kernel_shape)
+        yield partial(_forward_and_backward, forward, leaves, grad)
+
+
+def _runs_of_model(model: str, implementation: str, epoch: int, original: Path) -> Iterator[Callable[[], Any]]:
+    training = trainings(MODELS[model], load_original(original))[implementation]
+    for each in range(epoch + 1):
+        training.begin_epoch(each)
+    for step in range(2):  # the first one makes the optimiser's state too
+        yield partial(training.step, *MODELS[model].draw(step))
+
+
+def _print_peak_growth(name: str, implementation: str, measure: str, original: str) -> None:
+    if name in MODELS:
+        runs = _runs_of_model(name, implementation, int(measure), Path(original))
+    else:
+        runs = _runs_of_case(name, implementation, measure, Path(original))
+    for run in runs:  # all but the last one load code and start threads
         CLEAR_PEAK.write_text("5")  # the peak starts at the present size
         before = _resident("VmRSS")
-        output = forward()
-        kept = torch.autograd.grad(output, leaves, torch.ones_like(output) if grad is None else grad)
+        kept = run()
         growth = _resident("VmHWM") - before
-        del output, kept
+        del kept
     print(growth)
 
 

@@ -1,12 +1,14 @@
 """What is written of the results: tables, JSON, a chart."""
 
 import json
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dcls_ops.bench.cases import CASES
 from dcls_ops.bench.implementations import AUTO, DEPTHWISE, MEASURES, ORIGINAL
+from dcls_ops.bench.models import MODELS, OURS
 from dcls_ops.bench.targets import (
     Result,
     Target,
@@ -23,6 +25,8 @@ from dcls_ops.bench.targets import (
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 #: The cases of the README.
 SUMMARY = ("depthwise-96-56", "depthwise-384-14", "depthwise-768-7", "delays-v1", "shared-16", "filters-33", "conv3d")
+#: The models of the README.
+SUMMARY_MODELS = ("convnext-v1", "audio-convnext", "snn-delays")
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = {"original": "#D55E00", "stock": "#0072B2"}
 
@@ -102,7 +106,51 @@ def case_lines(report: dict[str, Any], case: str) -> list[str]:
     return [*lines, *(["", " ".join(notes)] if notes else [])]
 
 
+def _mean_step(result: Result, implementation: str) -> float | None:
+    """Milliseconds, over all epochs of a model."""
+    return statistics.mean(result["milliseconds"][implementation]) if implementation in result["milliseconds"] else None
+
+
+def model_lines(results: Mapping[str, Result]) -> list[str]:
+    """The table of whole models: a row for each, or one for each measured epoch and one for all."""
+    rows: list[list[str]] = []
+
+    def add(label: str, steps: Sequence[float | None], peaks: Sequence[int | None], difference: float | None) -> None:
+        mebibytes = (_number(peak / 2**20 if peak is not None else None) for peak in peaks)
+        shown = "" if difference is None else f"{difference:.0e}"
+        rows.append([label, *map(_number, steps), _times(ratio(*steps)), *mebibytes, shown])
+
+    for name, result in results.items():
+        model, milliseconds, difference = MODELS[name], result["milliseconds"], result["loss_difference"]
+        both = (ORIGINAL, OURS)
+        is_annealed = model.epochs > 1
+        for epoch in model.measured_epochs:
+            steps = [milliseconds[each][epoch] if each in milliseconds else None for each in both]
+            peaks = [result["peak_bytes"].get(each, {}).get(str(epoch)) for each in both]
+            label = f"{name}, epoch {epoch + 1}" if is_annealed else name
+            add(label, steps, peaks, None if is_annealed else difference)
+        if is_annealed:
+            means = [_mean_step(result, each) for each in both]
+            add(f"{name}, all {model.epochs} epochs", means, [None, None], difference)
+    header = (
+        "ms a step",
+        "original",
+        "ours",
+        "to original",
+        "original, peak MiB",
+        "ours, peak MiB",
+        "losses differ by",
+    )
+    notes = (
+        f"- `{name}`: {MODELS[name].describe()}; {result['parameters'] / 1e6:.2f} million parameters."
+        for name, result in results.items()
+    )
+    return ["### Whole models", "", *table(header, rows), "", *notes]
+
+
 def target_lines(found: Sequence[Target]) -> list[str]:
+    if not found:
+        return []
     rows = (
         (
             target.case,
@@ -113,7 +161,7 @@ def target_lines(found: Sequence[Target]) -> list[str]:
         )
         for target in found
     )
-    return ["### Targets", "", *table(("case", "figure", "target", "reached", ""), rows)]
+    return ["", "### Targets", "", *table(("case", "figure", "target", "reached", ""), rows)]
 
 
 def machine_line(report: dict[str, Any]) -> str:
@@ -128,15 +176,17 @@ def machine_line(report: dict[str, Any]) -> str:
 
 def full_lines(report: dict[str, Any]) -> list[str]:
     lines = [machine_line(report)]
+    if report["models"]:
+        lines += ["", *model_lines(report["models"])]
     for case in report["cases"]:
         lines += ["", *case_lines(report, case)]
-    return [*lines, "", *target_lines(targets(report["cases"], report["ceilings"]))]
+    return [*lines, *target_lines(targets(report["cases"], report["ceilings"]))]
 
 
 def summary_lines(report: dict[str, Any]) -> list[str]:
     """A handful of rows for the README."""
     results = report["cases"]
-    rows = (
+    rows = [
         (
             case,
             _number(median(results, case, ORIGINAL)),
@@ -147,7 +197,12 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         )
         for case in SUMMARY
         if case in results
-    )
+    ]
+    for name in SUMMARY_MODELS:
+        if name in report["models"]:
+            steps = [_mean_step(report["models"][name], each) for each in (ORIGINAL, OURS)]
+            theirs, ours = map(_number, steps)
+            rows.append((name, theirs, "", ours, _times(ratio(*steps)), ""))
     header = ("ms a training step", "original", "best stock PyTorch", "ours", "to original", "to stock")
     return [*table(header, rows), "", machine_line(report)]
 

@@ -2,7 +2,11 @@
 
 import argparse
 import importlib
+import itertools
+import statistics
 import sys
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +24,8 @@ from dcls_ops.bench.implementations import (
     load_original,
     original_version,
 )
-from dcls_ops.bench.measuring import ceilings, machine, medians, peak_growth
+from dcls_ops.bench.measuring import ceilings, four_digits, machine, medians, milliseconds, peak_growth
+from dcls_ops.bench.models import MODELS, OURS, Model, trainings
 from dcls_ops.bench.targets import targets
 
 #: Whose peak memory is measured, each time in a process of its own.
@@ -28,8 +33,10 @@ WITH_PEAK = (ORIGINAL, ATEN, AUTO)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--case", action="append", default=[], metavar="NAME", help="measure this one; can be repeated")
-    parser.add_argument("--list", action="store_true", help="print the names of the cases, and measure nothing")
+    for kind in ("case", "model"):
+        parser.add_argument(f"--{kind}", action="append", default=[], metavar="NAME",
+                            help=f"measure this {kind}; can be repeated, and leaves out what is not named")  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="print the names of cases and models, and measure nothing")
     parser.add_argument("--seconds", type=float, default=0.3, help="for a measure of an implementation (default: 0.3)")
     parser.add_argument("--original", type=Path, default=Path(sys.prefix, "oracle"), metavar="DIR",
                         help="where the original package DCLS is installed (default: %(default)s)")  # fmt: skip
@@ -54,12 +61,12 @@ def measure_case(
     tensors = case.draw()
     makers = implementations(case, original)
     made = {name: make(tensors) for name, make in makers.items()}
-    milliseconds: dict[str, dict[str, float]] = {name: {} for name in made}
+    taken: dict[str, dict[str, float]] = {name: {} for name in made}
     for measure in MEASURES:
         progress.set_postfix_str(f"{case.name}, {measure}")
         runs = {name: each.prepare(measure) for name, each in made.items() if measure in each.measures()}
         for name, value in medians(runs, seconds).items():
-            milliseconds[name][measure] = value
+            taken[name][measure] = value
             progress.update()
         del runs  # graphs with all that they saved
 
@@ -76,28 +83,73 @@ def measure_case(
         "shape": {key: value for key, value in case._asdict().items() if key != "name"},
         "nominal_flops": case.nominal_flops,
         "dense_kernel_bytes": case.dense_kernel_bytes,
-        "milliseconds": milliseconds,
+        "milliseconds": taken,
         "peak_bytes": peak,
         "construction_peak_bytes": constructing,
     }
 
 
-def count_steps(cases: list[Case], original: ModuleType | None) -> int:
-    """How often progress is made: once a measure of an implementation."""
+def measure_model(model: Model, original: ModuleType | None, folder: Path, progress: Any) -> dict[str, Any]:
+    """Training by whoever can, who take turns step by step."""
+    made = trainings(model, original)
+    taken: dict[str, list[float]] = {name: [] for name in made}  # medians, one an epoch
+    step = 0
+    for epoch in range(model.epochs):
+        progress.set_postfix_str(f"{model.name}, epoch {epoch + 1}")
+        times: dict[str, list[float]] = {name: [] for name in made}
+        for training in made.values():
+            training.begin_epoch(epoch)
+        warm_up = 1 if epoch == 0 else 0
+        for _ in range(warm_up + model.steps):
+            batch = model.draw(step)
+            for name, training in made.items():
+                times[name].append(milliseconds(partial(training.step, *batch)))
+                progress.update()
+            step += 1
+        for name, values in times.items():
+            taken[name].append(four_digits(statistics.median(values[warm_up:])))
+    difference = None
+    if ORIGINAL in made:
+        pairs = zip(*(made[name].losses for name in (OURS, ORIGINAL)), strict=True)
+        difference = four_digits(max(abs(ours - theirs) / theirs for ours, theirs in pairs))
+    parameters = sum(parameter.numel() for parameter in made[OURS].network.parameters())
+    made.clear()
+
+    peak: dict[str, dict[str, int | None]] = {name: {} for name in taken}
+    for name, epoch in itertools.product(taken, model.measured_epochs):
+        progress.set_postfix_str(f"{model.name}, peak memory")
+        peak[name][str(epoch)] = peak_growth(model.name, name, str(epoch), folder)
+        progress.update()
+    return {
+        "shape": {key: value for key, value in asdict(model).items() if key != "name"},
+        "parameters": parameters,
+        "milliseconds": taken,
+        "loss_difference": difference,
+        "peak_bytes": peak,
+    }
+
+
+def count_steps(cases: list[Case], models: list[Model], original: ModuleType | None) -> int:
+    """How often progress is made: once a measure of an implementation, once a model's step."""
     count = 0
     for case in cases:
         small = case.shrunk()
         for name, make in implementations(small, original).items():
             count += len(make(small.draw()).measures()) + (name in WITH_PEAK)
-    return count
+    trained = sum(model.step_count + len(model.measured_epochs) for model in models)
+    return count + trained * (1 if original is None else 2)
 
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.list:
         print("\n".join(f"{name:<22}{report.describe(name)}" for name in CASES))
+        print("\n".join(f"{name:<22}{model.describe()}" for name, model in MODELS.items()))
         return
     try:
-        cases = select(arguments.case)
+        cases = select("case", CASES, arguments.case)
+        models = select("model", MODELS, arguments.model)
+        if not cases and not models:
+            cases, models = [*CASES.values()], [*MODELS.values()]
         for page in (arguments.page, arguments.summary):
             if page:
                 report.around_markers(page)  # now, not after half an hour
@@ -116,17 +168,26 @@ def main(arguments: argparse.Namespace) -> None:
         "seconds": arguments.seconds,
         "ceilings": {},
         "cases": {},
+        "models": {},
     }
-    with tqdm(total=count_steps(cases, original), unit="measure", file=sys.stderr) as progress:
-        for case in cases:
-            # Once a case, and the best of them: other work on the machine only lowers it.
+    with tqdm(total=count_steps(cases, models, original), unit="measure", file=sys.stderr) as progress:
+        measured: list[Case | Model] = [*cases, *models]
+        for each in measured:
+            # Once for each, and the best of them: other work on the machine only lowers it.
             for name, value in ceilings(arguments.seconds).items():
                 result["ceilings"][name] = max(value, result["ceilings"].get(name, 0.0))
-            result["cases"][case.name] = measure_case(case, original, arguments.original, arguments.seconds, progress)
-            progress.write("\n".join(["", *report.case_lines(result, case.name)]), file=sys.stdout)
+            if isinstance(each, Case):
+                result["cases"][each.name] = measure_case(
+                    each, original, arguments.original, arguments.seconds, progress
+                )
+                lines = report.case_lines(result, each.name)
+            else:
+                result["models"][each.name] = measure_model(each, original, arguments.original, progress)
+                lines = report.model_lines({each.name: result["models"][each.name]})
+            progress.write("\n".join(["", *lines]), file=sys.stdout)
     found = targets(result["cases"], result["ceilings"])
     result["targets"] = [{**target._asdict(), "verdict": target.verdict} for target in found]
-    print("\n".join(["", *report.target_lines(found), "", report.machine_line(result)]))
+    print("\n".join([*report.target_lines(found), "", report.machine_line(result)]))
 
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
