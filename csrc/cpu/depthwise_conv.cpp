@@ -112,13 +112,20 @@ struct Operation {
 // How rows are computed (depthwise_loops.h).
 class RowPlanner {
  public:
-    RowPlanner(const Operation& operation, Held held, int64_t most_in_block) : held_(held) {
-        const int64_t results = operation.result.size[2], result_step = operation.result_step[2];
+    RowPlanner(const Operation& operation, Held held, int64_t in_block) : held_(held) {
+        const int64_t result_step = operation.result_step[2];
         const int64_t taps = operation.kernel.size[2], kernel_step = operation.kernel_step[2];
         const int64_t pixels = operation.source.size[2], padding = operation.padding[2];
-        const int64_t count = ceil_div(results, most_in_block);
+        // Those that meet anything.
+        const int64_t first_result = std::max<int64_t>(ceil_div(padding - (taps - 1) * kernel_step, result_step), 0);
+        const int64_t last_result =
+            std::min(floor_div(pixels - 1 + padding, result_step), operation.result.size[2] - 1);
+        const int64_t results = std::max<int64_t>(last_result + 1 - first_result, 0);
+        const int64_t nearest = (results + in_block / 2) / in_block;
+        const int64_t count = std::min(std::max<int64_t>(nearest, 1), results);
         for (int64_t b = 0; b < count; ++b) {
-            const int64_t first = results * b / count, last = results * (b + 1) / count - 1;
+            const int64_t first = first_result + results * b / count;
+            const int64_t last = first_result + results * (b + 1) / count - 1;
             // What the first and the last result of the block read, at the kernel's first tap.
             const int64_t low = first * result_step - padding, high = last * result_step - padding;
             if (held == Held::kernel) {
@@ -164,10 +171,10 @@ class RowPlanner {
 };
 
 // The cheaper way. To hold the source, the other operand's entries must follow each other.
-RowPlanner plan_rows(const Operation& operation, int64_t most_in_block) {
-    RowPlanner hold_kernel(operation, Held::kernel, most_in_block);
+RowPlanner plan_rows(const Operation& operation, int64_t in_block) {
+    RowPlanner hold_kernel(operation, Held::kernel, in_block);
     if (operation.kernel_step[2] == 1) {
-        RowPlanner hold_source(operation, Held::source, most_in_block);
+        RowPlanner hold_source(operation, Held::source, in_block);
         if (hold_source.cost() < hold_kernel.cost()) {
             return hold_source;
         }
@@ -180,8 +187,8 @@ struct Part {
     Operation operation;
     RowPlanner rows;
 
-    Part(const Operation& operation_, int64_t most_in_block)
-        : operation(cropped(operation_)), rows(plan_rows(operation, most_in_block)) {}
+    Part(const Operation& operation_, int64_t in_block)
+        : operation(cropped(operation_)), rows(plan_rows(operation, in_block)) {}
 
  private:
     static Operation cropped(Operation operation) {
@@ -320,7 +327,7 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
         if (const Tile tile = tiles[t]; tile.pixels() > 0) {
             Operation part = operation;
             part.select_results(tile);
-            parts.emplace_back(part, loops.depthwise.most_in_block);
+            parts.emplace_back(part, loops.depthwise.in_block);
         }
     }
 
@@ -371,7 +378,7 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
                 if (tile.is_empty()) {
                     continue;
                 }
-                const Part part(tile, loops.depthwise.most_in_block);
+                const Part part(tile, loops.depthwise.in_block);
                 for (int64_t image_block = 0; image_block < lanes.image_blocks() && !part.operation.is_empty();
                      ++image_block) {
                     correlator.load_kernel(part, channel_block, image_block);

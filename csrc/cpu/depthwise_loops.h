@@ -54,7 +54,9 @@ struct Correlation {
 
 template <typename T>
 struct DepthwiseLoops {
-    int64_t most_in_block;  // results of a row
+    // Results of a row, up to half as many more or fewer: results are cut into the number of blocks nearest to it,
+    // rather than into more blocks, some of them small.
+    int64_t in_block;
 
     // Reads planes into a buffer whose rows get zeros at their ends. Lanes without a plane are 0.
     void (*gather)(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after, T* buffer);

@@ -20,15 +20,15 @@
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
+// With 4 taps, and two more registers for what is loaded and for a multiply-add that takes two instructions, 10 sums
+// fill 16 registers. At least 8 must be on their way for two multiply-adds a cycle, each of which takes 4 cycles; so a
+// row of 14 is one block, with fewer taps, and not two of 7.
 #if defined(__AVX512F__)
-constexpr int kRegisters = 32;
-constexpr int kMostColumns = 14;
+constexpr int kRegisters = 32, kInBlock = 14;
 #else
-// With 4 taps, and two more for what is loaded and for a multiply-add that takes two instructions, these are all. At
-// least 8 are needed: 2 multiply-adds a cycle, each of which takes 4.
-constexpr int kRegisters = 16;
-constexpr int kMostColumns = 10;
+constexpr int kRegisters = 16, kInBlock = 10;
 #endif
+constexpr int kMostColumns = kInBlock * 3 / 2 - 1;  // DepthwiseLoops::in_block says why
 constexpr int kMostTaps = 4;
 
 // Rows of an operand, from the first that a block reads on. Strides are in entries of T.
