@@ -7,10 +7,10 @@
 //     grad_input[j * stride + r - padding] = sum over t of kernel[r + t * stride] * grad_output[j - t]
 //
 // The last is one correlation for each remainder r, with every stride-th tap in reverse order: views of the tensors
-// make it one. A work item gathers planes, one for each lane of a vector, and correlates them: for the output and
-// grad_input, a tile of pixels of some planes; for grad_kernel, some taps of some channels, for which it visits all
-// images in order. Each result belongs to one work item and is summed in one order, so results do not depend on the
-// number of threads.
+// make it one. A work item gathers as many planes as a cache line has values, one for each lane of a vector or of
+// several, and correlates them: for the output and grad_input, a tile of pixels of some planes; for grad_kernel, some
+// taps of some channels, for which it visits all images in order. Each result belongs to one work item and is summed in
+// one order, so results do not depend on the number of threads.
 //
 // Bound by the multiply-adds inside the image for large kernels (inner_loops/lane_correlation.h), by the gathering for
 // small ones (costs.cpp has both).
@@ -112,13 +112,20 @@ struct Operation {
 // How rows are computed (depthwise_loops.h).
 class RowPlanner {
  public:
-    RowPlanner(const Operation& operation, Held held, int64_t most_in_block) : held_(held) {
-        const int64_t results = operation.result.size[2], result_step = operation.result_step[2];
+    RowPlanner(const Operation& operation, Held held, int64_t in_block) : held_(held) {
+        const int64_t result_step = operation.result_step[2];
         const int64_t taps = operation.kernel.size[2], kernel_step = operation.kernel_step[2];
         const int64_t pixels = operation.source.size[2], padding = operation.padding[2];
-        const int64_t count = ceil_div(results, most_in_block);
+        // Those that meet anything.
+        const int64_t first_result = std::max<int64_t>(ceil_div(padding - (taps - 1) * kernel_step, result_step), 0);
+        const int64_t last_result =
+            std::min(floor_div(pixels - 1 + padding, result_step), operation.result.size[2] - 1);
+        const int64_t results = std::max<int64_t>(last_result + 1 - first_result, 0);
+        const int64_t nearest = (results + in_block / 2) / in_block;
+        const int64_t count = std::min(std::max<int64_t>(nearest, 1), results);
         for (int64_t b = 0; b < count; ++b) {
-            const int64_t first = results * b / count, last = results * (b + 1) / count - 1;
+            const int64_t first = first_result + results * b / count;
+            const int64_t last = first_result + results * (b + 1) / count - 1;
             // What the first and the last result of the block read, at the kernel's first tap.
             const int64_t low = first * result_step - padding, high = last * result_step - padding;
             if (held == Held::kernel) {
@@ -164,10 +171,10 @@ class RowPlanner {
 };
 
 // The cheaper way. To hold the source, the other operand's entries must follow each other.
-RowPlanner plan_rows(const Operation& operation, int64_t most_in_block) {
-    RowPlanner hold_kernel(operation, Held::kernel, most_in_block);
+RowPlanner plan_rows(const Operation& operation, int64_t in_block) {
+    RowPlanner hold_kernel(operation, Held::kernel, in_block);
     if (operation.kernel_step[2] == 1) {
-        RowPlanner hold_source(operation, Held::source, most_in_block);
+        RowPlanner hold_source(operation, Held::source, in_block);
         if (hold_source.cost() < hold_kernel.cost()) {
             return hold_source;
         }
@@ -180,8 +187,8 @@ struct Part {
     Operation operation;
     RowPlanner rows;
 
-    Part(const Operation& operation_, int64_t most_in_block)
-        : operation(cropped(operation_)), rows(plan_rows(operation, most_in_block)) {}
+    Part(const Operation& operation_, int64_t in_block)
+        : operation(cropped(operation_)), rows(plan_rows(operation, in_block)) {}
 
  private:
     static Operation cropped(Operation operation) {
@@ -190,13 +197,18 @@ struct Part {
     }
 };
 
-// Which planes go together: the same channels of one image, or of several where one has fewer than there are lanes.
+// Which planes a work item takes: some channels of one image, or all of several images where there are few. As many as
+// share a cache line in a channels_last tensor of T, or as have space in one.
+template <typename T>
 struct Lanes {
+    static constexpr int64_t kPlanes = kBufferAlignment / sizeof(T);
+    static_assert(kPlanes <= kMostPlanes);
+
     int64_t images, channels, channels_together, images_together;
 
-    Lanes(int64_t images_, int64_t channels_, int64_t lanes) : images(images_), channels(channels_) {
-        channels_together = ceil_div(channels, ceil_div(channels, lanes));
-        images_together = std::clamp<int64_t>(lanes / channels_together, 1, std::max<int64_t>(images, 1));
+    Lanes(int64_t images_, int64_t channels_) : images(images_), channels(channels_) {
+        channels_together = std::clamp<int64_t>(channels, 1, kPlanes);
+        images_together = std::clamp<int64_t>(kPlanes / channels_together, 1, std::max<int64_t>(images, 1));
     }
 
     int64_t first_channel(int64_t channel_block) const { return channel_block * channels_together; }
@@ -217,59 +229,79 @@ struct Lanes {
     LanePlanes planes(const View& view, int64_t channel_block, int64_t first_image, int64_t block_images) const {
         const int64_t block_channels = channels_in(channel_block);
         LanePlanes planes{view.data, view.storage, block_channels * block_images, {}, view.size, view.stride};
-        for (int64_t lane = 0; lane < planes.count; ++lane) {
-            planes.first[lane] = view.first + (first_image + lane / block_channels) * view.image_stride +
-                                 (first_channel(channel_block) + lane % block_channels) * view.channel_stride;
+        for (int64_t plane = 0; plane < planes.count; ++plane) {
+            planes.first[plane] = view.first + (first_image + plane / block_channels) * view.image_stride +
+                                  (first_channel(channel_block) + plane % block_channels) * view.channel_stride;
         }
         return planes;
     }
 };
 
-// One operation on the planes of some lanes after the other.
+// One operation on the planes of one item after the other.
 template <typename T>
 class Correlator {
  public:
-    explicit Correlator(const Lanes& lanes) : lanes_(lanes) {}
+    explicit Correlator(const Lanes<T>& lanes) : lanes_(lanes) {}
 
-    // (pixels, lanes)
-    T* start_results(int64_t pixels) { return result_ = grown(results_, pixels * loops_.lanes); }
+    // Of (pixels, lanes) for every vector of an item, each result with the bias of its channel, or 0.
+    void start_results(int64_t pixels, int64_t channel_block, const T* bias) {
+        const int64_t planes = lanes_.channels_in(channel_block) * lanes_.images_together;
+        results_.resize(ceil_div(planes, loops_.lanes), pixels * loops_.lanes);
+        std::fill_n(results_.vector(0), results_.vectors * results_.vector_size, T(0));
+        for (int64_t plane = 0; plane < planes && bias != nullptr; ++plane) {
+            const T value = bias[lanes_.first_channel(channel_block) + plane % lanes_.channels_in(channel_block)];
+            for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+                result(plane, pixel) = value;
+            }
+        }
+    }
+    T& result(int64_t plane, int64_t pixel) {
+        return results_.vector(plane / loops_.lanes)[pixel * loops_.lanes + plane % loops_.lanes];
+    }
 
     void load_kernel(const Part& part, int64_t channel_block, int64_t image_block) {
-        kernel_ = load(part.operation.kernel, part.rows, Held::kernel, channel_block, image_block, kernels_);
+        load(part.operation.kernel, part.rows, Held::kernel, channel_block, image_block, kernels_);
     }
     void load_source(const Part& part, int64_t channel_block, int64_t image_block) {
-        source_ = load(part.operation.source, part.rows, Held::source, channel_block, image_block, sources_);
+        load(part.operation.source, part.rows, Held::source, channel_block, image_block, sources_);
     }
 
     // Adds to the results.
-    void run(const Part& part) const {
+    void run(const Part& part) {
         const Operation& o = part.operation;
-        loops_.depthwise.correlate({result_, kernel_, source_, o.result.size, o.kernel.size, o.source.size,
-                                    o.result_step, o.kernel_step, o.padding, part.rows.plan()});
+        for (int64_t v = 0; v < sources_.vectors; ++v) {
+            loops_.depthwise.correlate({results_.vector(v), kernels_.vector(v), sources_.vector(v), o.result.size,
+                                        o.kernel.size, o.source.size, o.result_step, o.kernel_step, o.padding,
+                                        part.rows.plan()});
+        }
     }
 
-    void store_results(const LanePlanes& planes) const { loops_.depthwise.scatter(result_, planes); }
+    void store_results(const LanePlanes& planes) { loops_.depthwise.scatter(results_.vector(0), planes); }
 
  private:
-    static T* grown(AlignedVector<T>& buffer, int64_t entries) {
-        buffer.resize(std::max<size_t>(buffer.size(), entries));
-        return buffer.data();
-    }
+    struct Buffer {
+        AlignedVector<T> entries;
+        int64_t vectors = 0, vector_size = 0;
 
-    const T* load(const View& view, const RowPlanner& rows, Held operand, int64_t channel_block, int64_t image_block,
-                  AlignedVector<T>& buffer) {
+        T* vector(int64_t index) { return entries.data() + index * vector_size; }
+        void resize(int64_t vectors_, int64_t vector_size_) {
+            vectors = vectors_;
+            vector_size = vector_size_;
+            entries.resize(std::max<size_t>(entries.size(), vectors * vector_size));
+        }
+    };
+
+    void load(const View& view, const RowPlanner& rows, Held operand, int64_t channel_block, int64_t image_block,
+              Buffer& buffer) {
+        const LanePlanes planes = lanes_.planes(view, channel_block, image_block);
         const int64_t row = view.size[2] + rows.zeros(operand);
-        T* entries = grown(buffer, view.size[0] * view.size[1] * row * loops_.lanes);
-        loops_.depthwise.gather(lanes_.planes(view, channel_block, image_block), rows.before(operand),
-                                rows.after(operand), entries);
-        return entries;
+        buffer.resize(ceil_div(planes.count, loops_.lanes), view.size[0] * view.size[1] * row * loops_.lanes);
+        loops_.depthwise.gather(planes, rows.before(operand), rows.after(operand), buffer.vector(0));
     }
 
-    const Lanes& lanes_;
+    const Lanes<T>& lanes_;
     const InnerLoops<T>& loops_ = inner_loops<T>();
-    AlignedVector<T> results_, kernels_, sources_;
-    T* result_ = nullptr;
-    const T *kernel_ = nullptr, *source_ = nullptr;
+    Buffer results_, kernels_, sources_;
 };
 
 // Pixels of a tile that reads `step` as many along each axis.
@@ -281,23 +313,11 @@ int64_t pixels_of_tile(const Axes& step) {
     return pixels;
 }
 
-// Fills results with the bias of the channel of every lane.
-template <typename T>
-void fill(T* results, int64_t pixels, int64_t lanes, const T* bias, int64_t channels) {
-    std::array<T, kMostLanes> values{};
-    for (int64_t lane = 0; bias != nullptr && lane < lanes; ++lane) {
-        values[lane] = bias[lane % channels];
-    }
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-        std::copy_n(values.data(), lanes, results + pixel * lanes);
-    }
-}
-
 // For the results of every image and channel. bias: of the results, or null.
 template <typename T>
 void correlate_images(const Operation& operation, int64_t images, int64_t channels, const T* bias) {
     const InnerLoops<T>& loops = inner_loops<T>();
-    const Lanes lanes(images, channels, loops.lanes);
+    const Lanes<T> lanes(images, channels);
     const int64_t blocks = lanes.channel_blocks() * lanes.image_blocks();
     const int64_t tile_pixels = std::min(std::max(blocks * product(operation.result.size) / kItems, kSmallestTile),
                                          pixels_of_tile(operation.result_step));
@@ -307,7 +327,7 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
         if (const Tile tile = tiles[t]; tile.pixels() > 0) {
             Operation part = operation;
             part.select_results(tile);
-            parts.emplace_back(part, loops.depthwise.most_in_block);
+            parts.emplace_back(part, loops.depthwise.in_block);
         }
     }
 
@@ -319,10 +339,7 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
             const int64_t channel_block = outer / part_count;
             const Part& part = parts[outer % part_count];
             const View& result = part.operation.result;
-            T* results = correlator.start_results(product(result.size));
-            fill(results, product(result.size), loops.lanes,
-                 bias == nullptr ? nullptr : bias + lanes.first_channel(channel_block),
-                 lanes.channels_in(channel_block));
+            correlator.start_results(product(result.size), channel_block, bias);
             if (!part.operation.is_empty()) {
                 if (outer != loaded) {
                     correlator.load_kernel(part, channel_block, image_block);
@@ -340,10 +357,11 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
 template <typename T>
 void correlate_over_images(const Operation& operation, int64_t images, int64_t channels) {
     const InnerLoops<T>& loops = inner_loops<T>();
-    const Lanes lanes(images, channels, loops.lanes);
+    const Lanes<T> lanes(images, channels);
+    const int64_t most_boxes = std::max<int64_t>(kItems / std::max<int64_t>(lanes.channel_blocks(), 1), 1);
+    // In whole rows, or there would be more boxes.
     const int64_t taps_of_box = std::max(
-        ceil_div(product(operation.result.size), ceil_div(kItems, std::max<int64_t>(lanes.channel_blocks(), 1))),
-        kSmallestBox);
+        round_up(ceil_div(product(operation.result.size), most_boxes), operation.result.size[2]), kSmallestBox);
     const Tiling boxes(0, 1, operation.result.size, taps_of_box);
     const Tiling tiles(0, 1, operation.kernel.size, pixels_of_tile(operation.kernel_step));
 
@@ -353,15 +371,14 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
             Operation box = operation;
             box.select_results(boxes[item % boxes.count()]);
             const int64_t taps = product(box.result.size);
-            T* results = correlator.start_results(taps);
-            std::fill_n(results, taps * loops.lanes, T(0));
+            correlator.start_results(taps, channel_block, nullptr);
             for (int64_t t = 0; t < tiles.count(); ++t) {
                 Operation tile = box;
                 tile.select_kernel(tiles[t]);
                 if (tile.is_empty()) {
                     continue;
                 }
-                const Part part(tile, loops.depthwise.most_in_block);
+                const Part part(tile, loops.depthwise.in_block);
                 for (int64_t image_block = 0; image_block < lanes.image_blocks() && !part.operation.is_empty();
                      ++image_block) {
                     correlator.load_kernel(part, channel_block, image_block);
@@ -369,11 +386,11 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
                     correlator.run(part);
                 }
             }
-            // The lanes of the first image take those of the others.
+            // The planes of the first image take those of the others.
             const LanePlanes planes = lanes.planes(box.result, channel_block);
             for (int64_t tap = 0; tap < taps; ++tap) {
-                for (int64_t lane = planes.count; lane < planes.count * lanes.images_together; ++lane) {
-                    results[tap * loops.lanes + lane % planes.count] += results[tap * loops.lanes + lane];
+                for (int64_t plane = planes.count; plane < planes.count * lanes.images_together; ++plane) {
+                    correlator.result(plane % planes.count, tap) += correlator.result(plane, tap);
                 }
             }
             correlator.store_results(planes);

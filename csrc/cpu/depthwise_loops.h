@@ -2,24 +2,25 @@
 //
 // A *plane* is one channel of one image. Convolution treats planes alike and apart from each other, so each lane of a
 // vector takes a plane of its own: no lane ever needs another's value, whatever the kernel, the stride and the width of
-// the image. Planes are gathered into buffers [z][y][x][lane] of the compute dtype, which start at a multiple of
-// kBufferAlignment bytes (aligned_vector.h).
+// the image. Planes are gathered into buffers [vector][z][y][x][lane] of the compute dtype, which start at a multiple
+// of kBufferAlignment bytes (aligned_vector.h); more than one vector, where a cache line holds values of more planes.
 #pragma once
 
 #include "../axes.h"
 
 namespace dcls::cpu {
 
-constexpr int64_t kMostLanes = 16;
+constexpr int64_t kMostPlanes = 16;
 
 enum class Storage { float64, float32, float16, bfloat16 };
 
-// The same box of some planes of a tensor, a plane for each lane, or fewer. Strides count entries.
+// The same box of some planes of a tensor, one for each lane of one vector after the other. The last vector may have
+// fewer. Strides count entries.
 struct LanePlanes {
     void* data;
     Storage storage;
     int64_t count;
-    std::array<int64_t, kMostLanes> first;  // entry of each plane
+    std::array<int64_t, kMostPlanes> first;  // entry of each plane
     Axes size, stride;
 };
 
@@ -53,7 +54,9 @@ struct Correlation {
 
 template <typename T>
 struct DepthwiseLoops {
-    int64_t most_in_block;  // results of a row
+    // Results of a row, up to half as many more or fewer: results are cut into the number of blocks nearest to it,
+    // rather than into more blocks, some of them small.
+    int64_t in_block;
 
     // Reads planes into a buffer whose rows get zeros at their ends. Lanes without a plane are 0.
     void (*gather)(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after, T* buffer);

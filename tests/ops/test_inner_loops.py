@@ -84,6 +84,8 @@ def test_depthwise_conv_of_any_axes(shape, dtype, data):
         ((1, 20, 25, 30), (31, 31), (1, 1), (15, 15)),
         ((2, 17, 14, 14), (31, 31), (1, 1), (15, 15)),  # kernels larger than the image
         ((2, 3, 5, 6), (3, 2), (7, 5), (9, 4)),  # padding and steps beyond the kernel
+        ((3, 18, 5, 21), (6, 23), (1, 1), (3, 11)),  # vectors, blocks and taps with rests
+        ((2, 16, 6, 15), (5, 7), (1, 1), (2, 20)),  # results that meet nothing
     ],
     ids=str,
 )

@@ -21,10 +21,7 @@ constexpr FilterLoops<T> make_filter_loops() {
 template <typename T>
 constexpr InnerLoops<T> make_inner_loops() {
     return {.lanes = kLanes<T>,
-            .depthwise = {.most_in_block = kMostColumns,
-                          .gather = gather<T>,
-                          .scatter = scatter<T>,
-                          .correlate = correlate<T>},
+            .depthwise = {.in_block = kInBlock, .gather = gather<T>, .scatter = scatter<T>, .correlate = correlate<T>},
             .direct = {.add_taps = add_taps<T>, .correlate_taps = correlate_taps<T>},
             .filters = {make_filter_loops<Version::v0, T>(), make_filter_loops<Version::v1, T>(),
                         make_filter_loops<Version::max, T>(), make_filter_loops<Version::gauss, T>()}};

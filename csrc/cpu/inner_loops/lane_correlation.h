@@ -1,8 +1,16 @@
 // Depthwise correlation with a plane in every lane (depthwise_loops.h).
 //
-// A block of up to kMostColumns results of a row stays in registers while the rows of kernel and source that meet in it
-// go by. For every entry of the held operand there is one load of it, and one multiply-add with a load from the other
-// operand for every result. All loads are aligned. Bound by the multiply-adds: two loads a cycle keep two of them busy.
+// A block of results of a row stays in registers while the rows of kernel and source that meet in it go by. A few
+// neighbouring entries of the held operand stay with it, for all that the block reads of the other one: each entry that
+// is loaded then meets all of them, each time in the sum of another result. Here for 5 sums s and 3 held taps f:
+//
+//     entry   0      1      2      3      4      5      6
+//     f0      s0     s1     s2     s3     s4
+//     f1             s0     s1     s2     s3     s4
+//     f2                    s0     s1     s2     s3     s4
+//
+// So a load serves up to kMostTaps multiply-adds. It needs entries that follow each other on both sides; where there
+// are strides, every multiply-add loads. All loads are aligned. Bound by the multiply-adds.
 #pragma once
 
 #include "../depthwise_loops.h"
@@ -12,9 +20,16 @@
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
-// With the two more registers that a multiply-add needs where it takes two instructions, all that 128- and 256-bit
-// units have. Wider ones have twice as many, and gain nothing from more.
-constexpr int kMostColumns = 14;
+// With 4 taps, and two more registers for what is loaded and for a multiply-add that takes two instructions, 10 sums
+// fill 16 registers. At least 8 must be on their way for two multiply-adds a cycle, each of which takes 4 cycles; so a
+// row of 14 is one block, with fewer taps, and not two of 7.
+#if defined(__AVX512F__)
+constexpr int kRegisters = 32, kInBlock = 14;
+#else
+constexpr int kRegisters = 16, kInBlock = 10;
+#endif
+constexpr int kMostColumns = kInBlock * 3 / 2 - 1;  // DepthwiseLoops::in_block says why
+constexpr int kMostTaps = 4;
 
 // Rows of an operand, from the first that a block reads on. Strides are in entries of T.
 template <typename T>
@@ -33,10 +48,36 @@ struct BlockOperands {
     int64_t planes, rows;   // that meet
 };
 
-// step: result_step in vectors where it is known when compiling, or 0.
-template <int columns, int step, typename T>
+// Adds some entries of a row of the held operand, each with one entry of the other for every result.
+// step: of BlockOperands::result_step in vectors where it is 1 or -1, or 0 for any.
+template <int taps, int step, int columns, typename T>
+[[gnu::always_inline]] inline void add_held(const T* held, const T* streamed, int64_t result_step,
+                                            Vector<T> (&sums)[columns]) {
+    static_assert(taps == 1 || step != 0);
+    Vector<T> factors[taps];
+#pragma GCC unroll 16
+    for (int t = 0; t < taps; ++t) {
+        factors[t] = load(held + t * kLanes<T>);
+    }
+    const T* const lowest = step < 0 ? streamed - (columns - 1) * kLanes<T> : streamed;
+#pragma GCC unroll 32
+    for (int entry = 0; entry < columns + taps - 1; ++entry) {
+        Vector<T> value = load(lowest + entry * (step == 0 ? result_step : kLanes<T>));
+        if constexpr (taps > 1) {
+            keep_in_register(value);
+        }
+#pragma GCC unroll 16
+        for (int t = 0; t < taps; ++t) {
+            if (const int i = entry - t; i >= 0 && i < columns) {
+                sums[step < 0 ? columns - 1 - i : i] += factors[t] * value;
+            }
+        }
+    }
+}
+
+// most_taps: to hold at a time.
+template <int columns, int step, int most_taps, typename T>
 void correlate_block(const BlockOperands<T>& block, T* result) {
-    const int64_t result_step = step != 0 ? step * kLanes<T> : block.result_step;
     Vector<T> sums[columns];
 #pragma GCC unroll 16
     for (int i = 0; i < columns; ++i) {
@@ -46,14 +87,23 @@ void correlate_block(const BlockOperands<T>& block, T* result) {
         for (int64_t y = 0; y < block.rows; ++y) {
             const T* held = block.held.first + z * block.held.plane + y * block.held.row;
             const T* streamed = block.streamed.first + z * block.streamed.plane + y * block.streamed.row;
-            for (int64_t j = 0; j < block.count; ++j) {
-                const Vector<T> factor = load(held);
-#pragma GCC unroll 16
-                for (int i = 0; i < columns; ++i) {
-                    sums[i] += factor * load(streamed + i * result_step);
+            int64_t count = block.count;
+            const auto add = [&]<int taps>(std::integral_constant<int, taps>) {
+                add_held<taps, step>(held, streamed, block.result_step, sums);
+                held += taps * kLanes<T>;
+                streamed += taps * block.streamed_step;
+                count -= taps;
+            };
+            while (count >= most_taps) {
+                add(std::integral_constant<int, most_taps>());
+            }
+            if constexpr (most_taps > 2) {
+                if (count >= 2) {
+                    add(std::integral_constant<int, 2>());
                 }
-                held += kLanes<T>;
-                streamed += block.streamed_step;
+            }
+            if (most_taps > 1 && count > 0) {
+                add(std::integral_constant<int, 1>());
             }
         }
     }
@@ -65,13 +115,16 @@ void correlate_block(const BlockOperands<T>& block, T* result) {
 
 template <int columns, typename T>
 void correlate_block(const BlockOperands<T>& block, T* result) {
-    switch (block.result_step / kLanes<T>) {
-        case 1:
-            return correlate_block<columns, 1>(block, result);
-        case -1:
-            return correlate_block<columns, -1>(block, result);
-        default:
-            return correlate_block<columns, 0>(block, result);
+    constexpr int kTaps = std::clamp(kRegisters - 2 - columns, 1, kMostTaps);
+    const bool follow = block.streamed_step == kLanes<T>;
+    if (follow && block.result_step == kLanes<T>) {
+        correlate_block<columns, 1, kTaps>(block, result);
+    } else if (follow && block.result_step == -kLanes<T>) {
+        correlate_block<columns, -1, kTaps>(block, result);
+    } else if (block.result_step == kLanes<T>) {
+        correlate_block<columns, 1, 1>(block, result);
+    } else {
+        correlate_block<columns, 0, 1>(block, result);
     }
 }
 

@@ -20,6 +20,9 @@ struct Rows {
     int64_t planes, stride;
 
     Entry* at(int64_t plane, int64_t pixel) const { return data + first[plane] + pixel * stride; }
+    Rows from(int64_t plane, int64_t pixel, int64_t count) const {
+        return {data + pixel * stride, first + plane, count, stride};
+    }
 };
 
 // Calls body(rows, pixels) for every row, or, where rows follow each other evenly, for several at once.
@@ -35,6 +38,20 @@ void for_each_run(const LanePlanes& planes, bool row_by_row, const Body& body) {
         for (int64_t y = 0; y < size[1]; ++y) {
             Entry* row = static_cast<Entry*>(planes.data) + z * planes.stride[0] + y * planes.stride[1];
             body(Rows<Entry>{row, planes.first.data(), planes.count, planes.stride[2]}, pixels);
+        }
+    }
+}
+
+// Calls body(rows, pixels, entry of the buffer) for the planes of every vector, for so many pixels at a time that what
+// one vector touches is still in the L1 cache for the next: the planes' values of a pixel may share a cache line, and
+// so do the lanes of four planes and of the next four in the buffer.
+template <typename T, typename Entry, typename Body>
+void for_each_vector(const Rows<Entry>& rows, int64_t pixels, int64_t vector_stride, const Body& body) {
+    constexpr int64_t kPixelsAtOnce = 128;
+    for (int64_t pixel = 0; pixel < pixels; pixel += kPixelsAtOnce) {
+        for (int64_t plane = 0; plane < rows.planes; plane += kLanes<T>) {
+            body(rows.from(plane, pixel, std::min(rows.planes - plane, kLanes<T>)),
+                 std::min(pixels - pixel, kPixelsAtOnce), plane / kLanes<T> * vector_stride + pixel * kLanes<T>);
         }
     }
 }
@@ -64,13 +81,13 @@ inline void transpose(Four (&m)[4]) {
 
 // Pixels of four planes, a tile of four at a time; step: of pixels, 1 or -1.
 template <int step, typename Entry>
-void gather_tiles(const Rows<Entry>& rows, int64_t plane, int64_t begin, int64_t end, float* buffer) {
+void gather_tiles(const Rows<Entry>& rows, int64_t plane, int64_t end, float* buffer) {
     const Entry* from[4];
     for (int i = 0; i < 4; ++i) {
-        from[i] = rows.at(plane + i, begin) + (step < 0 ? -3 : 0);
+        from[i] = rows.at(plane + i, 0) + (step < 0 ? -3 : 0);
     }
-    float* to = buffer + begin * kLanes<float> + plane;
-    for (int64_t pixel = begin; pixel < end; pixel += 4, to += 4 * kLanes<float>) {
+    float* to = buffer + plane;
+    for (int64_t pixel = 0; pixel < end; pixel += 4, to += 4 * kLanes<float>) {
         Four tile[4];
         for (int i = 0; i < 4; ++i) {
             float values[4];
@@ -88,13 +105,13 @@ void gather_tiles(const Rows<Entry>& rows, int64_t plane, int64_t begin, int64_t
 }
 
 template <typename Entry>
-void scatter_tiles(const Rows<Entry>& rows, int64_t plane, int64_t begin, int64_t end, const float* buffer) {
+void scatter_tiles(const Rows<Entry>& rows, int64_t plane, int64_t end, const float* buffer) {
     Entry* to[4];
     for (int i = 0; i < 4; ++i) {
-        to[i] = rows.at(plane + i, begin);
+        to[i] = rows.at(plane + i, 0);
     }
-    const float* from = buffer + begin * kLanes<float> + plane;
-    for (int64_t pixel = begin; pixel < end; pixel += 4, from += 4 * kLanes<float>) {
+    const float* from = buffer + plane;
+    for (int64_t pixel = 0; pixel < end; pixel += 4, from += 4 * kLanes<float>) {
         Four tile[4];
         for (int j = 0; j < 4; ++j) {
             tile[j] = load_as<Four>(from + j * kLanes<float>);
@@ -109,16 +126,13 @@ void scatter_tiles(const Rows<Entry>& rows, int64_t plane, int64_t begin, int64_
     }
 }
 
-// Calls tiles(plane, begin, end) for tiles of 4 x 4, some of four planes at a time, whose lines of the buffer stay in
-// the L1 cache from one plane to the next; and single(plane, pixel) for what is left.
+// Calls tiles(plane, end) for the tiles of 4 x 4 of four planes at a time, up to a pixel; and single(plane, pixel) for
+// what is left.
 template <typename Tiles, typename Single>
 void for_each_tile(int64_t planes, int64_t pixels, const Tiles& tiles, const Single& single) {
-    constexpr int64_t kPixelsAtOnce = 128;
     const int64_t whole_pixels = pixels / 4 * 4, whole_planes = planes / 4 * 4;
-    for (int64_t begin = 0; begin < whole_pixels; begin += kPixelsAtOnce) {
-        for (int64_t plane = 0; plane < whole_planes; plane += 4) {
-            tiles(plane, begin, std::min(begin + kPixelsAtOnce, whole_pixels));
-        }
+    for (int64_t plane = 0; plane < whole_planes; plane += 4) {
+        tiles(plane, whole_pixels);
     }
     for (int64_t plane = 0; plane < planes; ++plane) {
         for (int64_t pixel = plane < whole_planes ? whole_pixels : 0; pixel < pixels; ++pixel) {
@@ -147,14 +161,12 @@ void gather_run(const Rows<const Entry>& rows, int64_t pixels, bool neighbours, 
     if constexpr (sizeof(T) == sizeof(float)) {
         if (rows.stride == 1) {
             return for_each_tile(
-                rows.planes, pixels,
-                [&](int64_t plane, int64_t begin, int64_t end) { gather_tiles<1>(rows, plane, begin, end, buffer); },
+                rows.planes, pixels, [&](int64_t plane, int64_t end) { gather_tiles<1>(rows, plane, end, buffer); },
                 single);
         }
         if (rows.stride == -1) {
             return for_each_tile(
-                rows.planes, pixels,
-                [&](int64_t plane, int64_t begin, int64_t end) { gather_tiles<-1>(rows, plane, begin, end, buffer); },
+                rows.planes, pixels, [&](int64_t plane, int64_t end) { gather_tiles<-1>(rows, plane, end, buffer); },
                 single);
         }
     }
@@ -182,8 +194,7 @@ void scatter_run(const Rows<Entry>& rows, int64_t pixels, bool neighbours, const
     if constexpr (sizeof(T) == sizeof(float)) {
         if (rows.stride == 1) {
             return for_each_tile(
-                rows.planes, pixels,
-                [&](int64_t plane, int64_t begin, int64_t end) { scatter_tiles(rows, plane, begin, end, buffer); },
+                rows.planes, pixels, [&](int64_t plane, int64_t end) { scatter_tiles(rows, plane, end, buffer); },
                 single);
         }
     }
@@ -197,14 +208,20 @@ void scatter_run(const Rows<Entry>& rows, int64_t pixels, bool neighbours, const
 template <typename T>
 void gather(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after, T* buffer) {
     const bool neighbours = are_neighbours(planes);
+    const int64_t zeros = zeros_before + zeros_after;
+    const int64_t vector_stride = planes.size[0] * planes.size[1] * (planes.size[2] + zeros) * kLanes<T>;
     visit_storage<T>(planes.storage, [&]<typename Entry>() {
-        for_each_run<const Entry>(planes, zeros_before + zeros_after > 0, [&](const auto& rows, int64_t pixels) {
-            std::memset(buffer, 0, zeros_before * kVectorBytes);
-            buffer += zeros_before * kLanes<T>;
-            gather_run(rows, pixels, neighbours, buffer);
-            buffer += pixels * kLanes<T>;
-            std::memset(buffer, 0, zeros_after * kVectorBytes);
-            buffer += zeros_after * kLanes<T>;
+        for_each_run<const Entry>(planes, zeros > 0, [&](const auto& rows, int64_t pixels) {
+            T* const row = buffer + zeros_before * kLanes<T>;
+            for (int64_t plane = 0; plane < rows.planes && zeros > 0; plane += kLanes<T>) {
+                T* const of_vector = row + plane / kLanes<T> * vector_stride;
+                std::memset(of_vector - zeros_before * kLanes<T>, 0, zeros_before * kVectorBytes);
+                std::memset(of_vector + pixels * kLanes<T>, 0, zeros_after * kVectorBytes);
+            }
+            for_each_vector<T>(rows, pixels, vector_stride, [&](const auto& some, int64_t count, int64_t entry) {
+                gather_run(some, count, neighbours, row + entry);
+            });
+            buffer = row + (pixels + zeros_after) * kLanes<T>;
         });
     });
 }
@@ -212,9 +229,12 @@ void gather(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after,
 template <typename T>
 void scatter(const T* buffer, const LanePlanes& planes) {
     const bool neighbours = are_neighbours(planes);
+    const int64_t vector_stride = product(planes.size) * kLanes<T>;
     visit_storage<T>(planes.storage, [&]<typename Entry>() {
         for_each_run<Entry>(planes, false, [&](const auto& rows, int64_t pixels) {
-            scatter_run(rows, pixels, neighbours, buffer);
+            for_each_vector<T>(rows, pixels, vector_stride, [&](const auto& some, int64_t count, int64_t entry) {
+                scatter_run(some, count, neighbours, buffer + entry);
+            });
             buffer += pixels * kLanes<T>;
         });
     });
