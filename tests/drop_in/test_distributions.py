@@ -1,13 +1,14 @@
 """The distribution DCLS beside dcls_ops, in environments of its own; nothing of it needs torch."""
 
 import os
-import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import dcls_ops
 
 ROOT = Path(__file__).parents[2]
 ORACLE = Path(sys.prefix, "oracle")
@@ -96,7 +97,7 @@ def test_the_original_takes_its_place_back(environment, wheels):
 
 
 def test_it_is_of_the_version_that_it_depends_on(wheels):
-    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).group(1)
+    version = dcls_ops.__version__
     assert wheels["dcls"].name == f"dcls-0.1.1+dcls.ops.{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheels["dcls"]) as archive:
         (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("METADATA"))

@@ -26,7 +26,8 @@ KERNELS = ["ConstructKernel1d", "ConstructKernel2d", "ConstructKernel3d", "Const
 
 
 def is_dunder(name):
-    return name.startswith("__") and name.endswith("__") and name not in ("__constants__", "__init_tmp_variables__")
+    """Python's own, or what torch.compile leaves in a module."""
+    return name.startswith("__") and name not in ("__constants__", "__init_tmp_variables__")
 
 
 def pair(original, name, version="gauss", **arguments):

@@ -15,9 +15,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from dcls_ops import functional
 
-# A layer that torch.fx cannot follow yet.
-PARTIAL = ("Dcls2_1d", "Dcls3_1d", "Dcls3_2d", "Dcls2dK1d")
-
 
 def traced(function, input):
     return torch.jit.trace(function, input)
@@ -50,8 +47,15 @@ def dispatched_with_symbols(function, input):
     return make_fx(lambda input: function(input), tracing_mode="symbolic", _allow_non_fake_inputs=True)(input)
 
 
-BY_FX = (symbolic, symbolic_and_pickled, symbolic_twice)
-TRACERS = (traced, traced_and_saved, *BY_FX, dispatched, dispatched_with_symbols)
+TRACERS = (
+    traced,
+    traced_and_saved,
+    symbolic,
+    symbolic_and_pickled,
+    symbolic_twice,
+    dispatched,
+    dispatched_with_symbols,
+)
 
 
 def cases():
@@ -70,10 +74,8 @@ def cases():
 def with_tracers():
     for tracer in TRACERS:
         for cls, arguments in cases():
-            is_partial = cls.__module__ == "dcls_ops.nn" and cls.__name__ in PARTIAL
-            marks = [pytest.mark.xfail(strict=True, reason="partial layers")] if is_partial and tracer in BY_FX else []
             name = f"{tracer.__name__}-{cls.__module__.split('.')[0]}.{cls.__name__}-{arguments.get('version')}"
-            yield pytest.param(tracer, cls, arguments, marks=marks, id=name)
+            yield pytest.param(tracer, cls, arguments, id=name)
 
 
 def input_for(layer):
