@@ -1,4 +1,5 @@
 import copy
+import importlib
 import io
 
 import numpy as np
@@ -275,3 +276,62 @@ def test_im2col_trains_in_bfloat16_as_in_float32(version):
         assert actual[name].dtype == torch.float32
         error = (actual[name] - expected[name]).norm() / expected[name].norm()
         assert error < 2**-7, name  # the unit of rounding of bfloat16 is 2**-8
+
+
+@every_layer
+def test_keeps_nothing_but_its_parameters_and_its_input(cls, arguments, kernel_size):
+    layer = cls(4, 6, 3, **arguments)
+    input = torch.randn(2, 4, *[8] * len(kernel_size))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(input)
+    # Of SIG and P, also what is made of them: never what has as many entries as the dense kernel.
+    largest = max(parameter.numel() for parameter in layer.parameters()) * 2
+    assert all(tensor.numel() <= largest for tensor in kept if tensor.data_ptr() != input.data_ptr())
+    assert tuple(layer.construct_kernel().shape) not in [tuple(tensor.shape) for tensor in kept]
+
+
+@pytest.mark.parametrize("method", ["construct", "direct"])
+@pytest.mark.parametrize(("cls", "arguments"), [(cls, arguments) for cls, arguments, _ in LAYERS], ids=str)
+def test_every_layer_takes_a_method(cls, arguments, method):
+    arguments = {**arguments, "method": method}
+    layer = cls(4, 6, 3, **arguments)
+    input = torch.randn(2, 4, *[8] * layer.spatial_axes)
+    output = layer(input)
+    layer.method = "auto"
+    torch.testing.assert_close(output, layer(input))
+    with pytest.raises(ValueError, match="method must be one of auto, construct, direct, im2col, got 'fft'"):
+        cls(4, 6, 3, **{**arguments, "method": "fft"})
+
+
+@pytest.mark.parametrize("package", ["dcls_ops.nn", "DCLS.construct.modules"])
+@pytest.mark.parametrize(
+    ("version", "SIG", "touched_taps"),
+    [
+        ("gauss", 12.0, 25),
+        ("gauss", 1.0, 16),
+        ("gauss", 0.23, 8),
+        ("gauss", 0.0, 4),
+        ("max", 0.0, 2),
+        ("max", 3.0, 8),
+        ("v1", None, None),
+    ],
+)
+def test_says_how_many_taps_its_elements_touch(package, version, SIG, touched_taps):
+    cls = importlib.import_module(package).Dcls1d
+    layer = cls(4, 4, 1, dilated_kernel_size=25, version=version)
+    if SIG is not None:
+        layer.SIG.data.fill_(SIG)
+    layer.clamp_parameters()
+    assert layer.touched_taps == touched_taps
+    loaded = cls(4, 4, 1, dilated_kernel_size=25, version=version)
+    loaded.load_state_dict(layer.state_dict())
+    assert loaded.touched_taps == touched_taps
+    assert copy.deepcopy(layer).touched_taps == touched_taps
+
+
+def test_a_layer_without_values_says_nothing_of_them():
+    layer = Dcls1d(4, 4, 1, dilated_kernel_size=25, device="meta")
+    assert layer.touched_taps is None
+    layer.to_empty(device="cpu").reset_parameters()
+    assert layer.touched_taps == 8

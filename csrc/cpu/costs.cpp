@@ -56,12 +56,13 @@ double taps_inside(const Geometry& geometry) {
 // Reading the input that a tile of outputs needs for method "direct", once for every block of out channels
 // (conv_direct.cpp).
 double loading(const Geometry& geometry) {
-    constexpr double kBlocks = 16, kEntry = 6, kStridedEntry = 25;
+    constexpr double kBlocks = 16, kEntry = 12, kStridedEntry = 50;
     double entries = 1;
     for (int axis = 0; axis < kAxes; ++axis) {
         const int64_t taps = geometry.kernel_size[axis], stride = std::min(geometry.stride[axis], taps);
         const int64_t output = std::max<int64_t>(geometry.output[axis], 1);
-        entries *= static_cast<double>(stride) * (1 + static_cast<double>(taps / stride) / static_cast<double>(output));
+        entries *=
+            static_cast<double>(stride) * (1 + static_cast<double>((taps - 1) / stride) / static_cast<double>(output));
     }
     const double blocks = std::clamp(kBlocks / static_cast<double>(geometry.groups), 1.0,
                                      static_cast<double>(std::max<int64_t>(geometry.out_channels, 1)));

@@ -21,14 +21,15 @@ every_case = pytest.mark.parametrize(
 
 def by_loops(p: Parameters) -> torch.Tensor:
     """The dense kernel, one number at a time."""
-    out_channels, in_channels, kernel_count = p.weight.shape
+    out_channels, in_channels, *dense, _ = p.weight.shape
+    learned = p.kernel_size[len(dense) :]
     kernel = torch.zeros(out_channels, in_channels, *p.kernel_size, dtype=torch.float64)
-    for o, i, k in itertools.product(range(out_channels), range(in_channels), range(kernel_count)):
+    for o, i, *rest in itertools.product(*map(range, p.weight.shape)):
         shares = {}
-        for taps in itertools.product(*map(range, p.kernel_size)):
+        for taps in itertools.product(*map(range, learned)):
             share = 1.0
-            for axis, (tap, extent) in enumerate(zip(taps, p.kernel_size, strict=True)):
-                at = (axis, o if p.positions.shape[1] > 1 else 0, i, k)
+            for axis, (tap, extent) in enumerate(zip(taps, learned, strict=True)):
+                at = (axis, o if p.positions.shape[1] > 1 else 0, i, *rest)
                 distance = abs(tap - extent // 2 - p.positions[at].item())
                 sigma = p.sigma[at].item() if p.sigma is not None else 1.0
                 share *= (
@@ -37,13 +38,14 @@ def by_loops(p: Parameters) -> torch.Tensor:
             shares[taps] = share
         total = 1.0 if p.version == "v0" else sum(shares.values()) + 1e-7
         for taps, share in shares.items():
-            kernel[(o, i, *taps)] += p.weight[o, i, k].item() * share / total
+            kernel[(o, i, *rest[:-1], *taps)] += p.weight[(o, i, *rest)].item() * share / total
     return kernel
 
 
 @every_case
-def test_equals_the_formula_written_as_loops(version, axes, shared):
-    p = parameters(version, KERNEL_SIZES[axes], shared=shared)
+@pytest.mark.parametrize("dense_axes", [0, 1, 2])
+def test_equals_the_formula_written_as_loops(version, axes, shared, dense_axes):
+    p = parameters(version, KERNEL_SIZES[axes], shared=shared, dense_axes=min(dense_axes, axes - 1))
     expected = by_loops(p)
     torch.testing.assert_close(construct_kernel(*p), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(reference.construct_kernel(*p), expected, rtol=1e-12, atol=1e-12)
@@ -53,6 +55,7 @@ def test_equals_the_formula_written_as_loops(version, axes, shared):
 def any_parameters(draw) -> Parameters:
     axes = draw(st.integers(1, 3))
     torch.manual_seed(draw(st.integers(0, 2**32)))
+    dense_axes = draw(st.integers(0, axes - 1))
     return parameters(
         draw(st.sampled_from(VERSIONS)),
         tuple(draw(st.integers(1, 9)) for _ in range(axes)),
@@ -60,6 +63,7 @@ def any_parameters(draw) -> Parameters:
         in_channels=draw(st.integers(1, 3)),
         kernel_count=draw(st.integers(1, 7)),
         shared=draw(st.booleans()),
+        dense_axes=dense_axes,
     )
 
 
@@ -249,3 +253,42 @@ def test_backward_with_positions_that_are_no_places_follows_the_formula(version)
     for result, wanted in zip(results, expected, strict=True):
         if wanted is not None:
             torch.testing.assert_close(result, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sigma", "most_taps"),
+    [
+        (torch.float32, 0.05, 2),
+        (torch.float32, 0.5, 7),
+        (torch.float32, 1.0, 14),
+        (torch.float32, 3.0, 31),
+        (torch.float64, 0.5, 10),
+        (torch.float64, 1.0, 19),
+    ],
+    ids=str,
+)
+def test_a_gaussian_leaves_out_what_is_below_rounding(dtype, sigma, most_taps):
+    """Positions inside, between taps, at taps and outside; each compared with the largest entry of its element."""
+    extent = 31
+    places = torch.cat([torch.linspace(-15, 15, 201), torch.arange(-15.0, 16), torch.tensor([-17.0, 15.6, 20.0])])
+    positions = places.to(dtype).view(1, -1, 1, 1).requires_grad_()
+    widths = torch.full_like(positions, sigma).requires_grad_()
+    weight = torch.ones(len(places), 1, 1, dtype=dtype, requires_grad=True)
+    kernel = construct_kernel(weight, positions, (extent,), widths, "gauss")
+    assert (kernel != 0).sum(-1).max() == most_taps
+
+    exact = [t.detach().double().requires_grad_() for t in (weight, positions, widths)]
+    expected = reference.construct_kernel(*exact[:2], (extent,), exact[2], "gauss")
+    rounding, smallest = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    largest = expected.amax(-1, keepdim=True)
+    # The exponential of -z^2 / 2 magnifies the rounding of z.
+    distance = (positions.detach().flatten() / sigma).abs().view(-1, 1, 1).double()
+    assert ((kernel - expected).abs() <= 8 * rounding * (4 + distance**2) * largest + smallest).all()
+
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    grads = torch.autograd.grad(kernel, (weight, positions, widths), grad)
+    expected_grads = torch.autograd.grad(expected, exact, grad.double())
+    inside = (places.abs() <= 15).view(-1)
+    for result, wanted, scale in zip(grads, expected_grads, (1, 1 / sigma, 1 / sigma), strict=True):
+        error = (result.double() - wanted).flatten()[inside].abs() / scale
+        assert error.max() <= 64 * rounding * (1 + 15 / sigma)

@@ -469,3 +469,20 @@ def test_defaults_are_those_of_the_schema():
     arguments = (case.input, case.weight, case.positions, case.kernel_size, case.sigma)
     expected = case.op(*arguments, None, [1, 1], [0, 0], 1, "gauss", "construct")
     assert torch.equal(case.op(*arguments), expected)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("touched_taps", "method"), [(1, "direct"), (31, "construct"), (None, "direct")])
+def test_auto_goes_by_the_touched_taps_that_it_is_told(version, touched_taps, method):
+    kernel = parameters(version, (31,), out_channels=32, in_channels=32, kernel_count=1, dtype=torch.float32)
+    case = Conv(torch.randn(32, 32, 150), *kernel[:4], None, (1,), (0,), 1, version, "auto", touched_taps)
+    if version in ("v0", "v1"):  # which touch two taps, whatever is said
+        method = "direct"
+    assert torch.equal(case.op(*case), case.op(*case._replace(method=method)))
+    assert not torch.equal(
+        case.op(*case), case.op(*case._replace(method="direct" if method != "direct" else "construct"))
+    )
+    leaves = case.leaves(torch.float32)
+    named = leaves._replace(method=method)
+    for result, expected in zip(everything(leaves), everything(named), strict=True):
+        assert torch.equal(result, expected)
