@@ -358,10 +358,13 @@ template <typename T>
 void correlate_over_images(const Operation& operation, int64_t images, int64_t channels) {
     const InnerLoops<T>& loops = inner_loops<T>();
     const Lanes<T> lanes(images, channels);
-    const int64_t most_boxes = std::max<int64_t>(kItems / std::max<int64_t>(lanes.channel_blocks(), 1), 1);
-    // In whole rows, or there would be more boxes.
-    const int64_t taps_of_box = std::max(
-        round_up(ceil_div(product(operation.result.size), most_boxes), operation.result.size[2]), kSmallestBox);
+    const int64_t taps = product(operation.result.size), row = operation.result.size[2];
+    const int64_t box_count =
+        std::max<int64_t>(std::min(kItems / std::max<int64_t>(lanes.channel_blocks(), 1), taps / kSmallestBox), 1);
+    int64_t taps_of_box = ceil_div(taps, box_count);
+    if (taps_of_box > row) {
+        taps_of_box = round_up(taps_of_box, row);  // a part of a row would only make another box
+    }
     const Tiling boxes(0, 1, operation.result.size, taps_of_box);
     const Tiling tiles(0, 1, operation.kernel.size, pixels_of_tile(operation.kernel_step));
 
@@ -370,8 +373,8 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
             const int64_t channel_block = item / boxes.count();
             Operation box = operation;
             box.select_results(boxes[item % boxes.count()]);
-            const int64_t taps = product(box.result.size);
-            correlator.start_results(taps, channel_block, nullptr);
+            const int64_t box_taps = product(box.result.size);
+            correlator.start_results(box_taps, channel_block, nullptr);
             for (int64_t t = 0; t < tiles.count(); ++t) {
                 Operation tile = box;
                 tile.select_kernel(tiles[t]);
@@ -388,7 +391,7 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
             }
             // The planes of the first image take those of the others.
             const LanePlanes planes = lanes.planes(box.result, channel_block);
-            for (int64_t tap = 0; tap < taps; ++tap) {
+            for (int64_t tap = 0; tap < box_taps; ++tap) {
                 for (int64_t plane = planes.count; plane < planes.count * lanes.images_together; ++plane) {
                     correlator.result(plane % planes.count, tap) += correlator.result(plane, tap);
                 }

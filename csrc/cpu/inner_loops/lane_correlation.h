@@ -20,16 +20,18 @@
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
-// With 4 taps, and two more registers for what is loaded and for a multiply-add that takes two instructions, 10 sums
-// fill 16 registers. At least 8 must be on their way for two multiply-adds a cycle, each of which takes 4 cycles; so a
-// row of 14 is one block, with fewer taps, and not two of 7.
-#if defined(__AVX512F__)
-constexpr int kRegisters = 32, kInBlock = 14;
+// 10 sums and 4 held taps fill 16 registers, with two more for what is loaded and for a multiply-add that takes two
+// instructions. At least 8 sums must be on their way for two multiply-adds a cycle, each of which takes 4 cycles; so a
+// row of 14 is one block, with fewer taps, and not two of 7. Where a product overwrites a factor, held taps would have
+// to be copied for each, which is no faster than to load them.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32, kInBlock = 14, kMostTaps = 4;
+#elif defined(__AVX2__)
+constexpr int kRegisters = 16, kInBlock = 10, kMostTaps = 4;
 #else
-constexpr int kRegisters = 16, kInBlock = 10;
+constexpr int kRegisters = 16, kInBlock = 10, kMostTaps = 1;
 #endif
 constexpr int kMostColumns = kInBlock * 3 / 2 - 1;  // DepthwiseLoops::in_block says why
-constexpr int kMostTaps = 4;
 
 // Rows of an operand, from the first that a block reads on. Strides are in entries of T.
 template <typename T>

@@ -42,27 +42,32 @@ void for_each_run(const LanePlanes& planes, bool row_by_row, const Body& body) {
     }
 }
 
-// Calls body(rows, pixels, entry of the buffer) for the planes of every vector, for so many pixels at a time that what
+// Calls body(rows, vector, first pixel, pixels) for the planes of every vector, for so many pixels at a time that what
 // one vector touches is still in the L1 cache for the next: the planes' values of a pixel may share a cache line, and
 // so do the lanes of four planes and of the next four in the buffer.
 template <typename T, typename Entry, typename Body>
-void for_each_vector(const Rows<Entry>& rows, int64_t pixels, int64_t vector_stride, const Body& body) {
+void for_each_vector(const Rows<Entry>& rows, int64_t pixels, const Body& body) {
     constexpr int64_t kPixelsAtOnce = 128;
     for (int64_t pixel = 0; pixel < pixels; pixel += kPixelsAtOnce) {
         for (int64_t plane = 0; plane < rows.planes; plane += kLanes<T>) {
-            body(rows.from(plane, pixel, std::min(rows.planes - plane, kLanes<T>)),
-                 std::min(pixels - pixel, kPixelsAtOnce), plane / kLanes<T> * vector_stride + pixel * kLanes<T>);
+            body(rows.from(plane, pixel, std::min(rows.planes - plane, kLanes<T>)), plane / kLanes<T>, pixel,
+                 std::min(pixels - pixel, kPixelsAtOnce));
         }
     }
 }
 
-inline bool are_neighbours(const LanePlanes& planes) {
-    for (int64_t plane = 1; plane < planes.count; ++plane) {
-        if (planes.first[plane] != planes.first[0] + plane) {
-            return false;
+// Which vectors are full and take planes that follow each other in memory.
+template <typename T>
+std::array<bool, kMostPlanes / kLanes<T>> whole_vectors(const LanePlanes& planes) {
+    std::array<bool, kMostPlanes / kLanes<T>> whole{};
+    for (int64_t begin = 0; begin + kLanes<T> <= planes.count; begin += kLanes<T>) {
+        bool follow = true;
+        for (int64_t plane = begin + 1; plane < begin + kLanes<T>; ++plane) {
+            follow = follow && planes.first[plane] == planes.first[begin] + plane - begin;
         }
+        whole[begin / kLanes<T>] = follow;
     }
-    return true;
+    return whole;
 }
 
 using Four = Vector<float, 16>;
@@ -142,14 +147,14 @@ void for_each_tile(int64_t planes, int64_t pixels, const Tiles& tiles, const Sin
 }
 
 template <typename T, typename Entry>
-void gather_run(const Rows<const Entry>& rows, int64_t pixels, bool neighbours, T* buffer) {
+void gather_run(const Rows<const Entry>& rows, int64_t pixels, bool whole, T* buffer) {
     const auto single = [&](int64_t plane, int64_t pixel) {
         buffer[pixel * kLanes<T> + plane] = widen<T>(*rows.at(plane, pixel));
     };
     if (rows.planes < kLanes<T>) {
         std::memset(buffer, 0, pixels * kVectorBytes);
     }
-    if (neighbours && rows.planes == kLanes<T>) {
+    if (whole) {
         for (int64_t pixel = 0; pixel < pixels; ++pixel) {
             const Entry* from = rows.at(0, pixel);
             for (int64_t plane = 0; plane < kLanes<T>; ++plane) {
@@ -178,11 +183,11 @@ void gather_run(const Rows<const Entry>& rows, int64_t pixels, bool neighbours, 
 }
 
 template <typename T, typename Entry>
-void scatter_run(const Rows<Entry>& rows, int64_t pixels, bool neighbours, const T* buffer) {
+void scatter_run(const Rows<Entry>& rows, int64_t pixels, bool whole, const T* buffer) {
     const auto single = [&](int64_t plane, int64_t pixel) {
         round_to(buffer[pixel * kLanes<T> + plane], *rows.at(plane, pixel));
     };
-    if (neighbours && rows.planes == kLanes<T>) {
+    if (whole) {
         for (int64_t pixel = 0; pixel < pixels; ++pixel) {
             Entry* to = rows.at(0, pixel);
             for (int64_t plane = 0; plane < kLanes<T>; ++plane) {
@@ -207,7 +212,7 @@ void scatter_run(const Rows<Entry>& rows, int64_t pixels, bool neighbours, const
 
 template <typename T>
 void gather(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after, T* buffer) {
-    const bool neighbours = are_neighbours(planes);
+    const auto whole = whole_vectors<T>(planes);
     const int64_t zeros = zeros_before + zeros_after;
     const int64_t vector_stride = planes.size[0] * planes.size[1] * (planes.size[2] + zeros) * kLanes<T>;
     visit_storage<T>(planes.storage, [&]<typename Entry>() {
@@ -218,8 +223,8 @@ void gather(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after,
                 std::memset(of_vector - zeros_before * kLanes<T>, 0, zeros_before * kVectorBytes);
                 std::memset(of_vector + pixels * kLanes<T>, 0, zeros_after * kVectorBytes);
             }
-            for_each_vector<T>(rows, pixels, vector_stride, [&](const auto& some, int64_t count, int64_t entry) {
-                gather_run(some, count, neighbours, row + entry);
+            for_each_vector<T>(rows, pixels, [&](const auto& some, int64_t vector, int64_t first, int64_t count) {
+                gather_run(some, count, whole[vector], row + vector * vector_stride + first * kLanes<T>);
             });
             buffer = row + (pixels + zeros_after) * kLanes<T>;
         });
@@ -228,12 +233,12 @@ void gather(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after,
 
 template <typename T>
 void scatter(const T* buffer, const LanePlanes& planes) {
-    const bool neighbours = are_neighbours(planes);
+    const auto whole = whole_vectors<T>(planes);
     const int64_t vector_stride = product(planes.size) * kLanes<T>;
     visit_storage<T>(planes.storage, [&]<typename Entry>() {
         for_each_run<Entry>(planes, false, [&](const auto& rows, int64_t pixels) {
-            for_each_vector<T>(rows, pixels, vector_stride, [&](const auto& some, int64_t count, int64_t entry) {
-                scatter_run(some, count, neighbours, buffer + entry);
+            for_each_vector<T>(rows, pixels, [&](const auto& some, int64_t vector, int64_t first, int64_t count) {
+                scatter_run(some, count, whole[vector], buffer + vector * vector_stride + first * kLanes<T>);
             });
             buffer += pixels * kLanes<T>;
         });
