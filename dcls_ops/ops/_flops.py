@@ -63,6 +63,7 @@ def _conv_backward(
     groups: int,
     version: str,
     method: str,
+    touched_taps: int | None,
     output_mask: Sequence[bool],
     *args: Any,
     **kwargs: Any,
