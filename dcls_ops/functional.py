@@ -35,7 +35,9 @@ def construct_kernel(
     ========= ======================== ==========
 
     Args:
-        weight: (O, I/g, K), float32 or float64; half types are accepted and computed in float32.
+        weight: (O, I/g, K), float32 or float64; half types are accepted and computed in float32. (O, I/g, \*dense, K)
+            makes the kernel dense along leading axes: kernel_size begins with those extents, every dense tap has K
+            elements of its own, and positions, with as many axes more, are along the d axes that follow.
         positions: (d, O, I/g, K), or (d, 1, I/g, K) to share them among out channels. In taps along the input's own
             axes; 0 is tap ``L // 2``.
         kernel_size: L, one int per spatial axis. An int stands for that extent on each of positions' axes.
@@ -156,6 +158,8 @@ def conv2d(
             depends on kernel_size (likewise). It keeps a tile of columns at a time: at most 2**18 entries (1 MiB of
             float32) a thread, twice that in backward; only with more than 2**18 elements a filter, one pixel of one in
             channel. "auto" takes the cheapest by an estimate.
+        touched_taps: about how many taps an element touches along an axis, if the caller knows how wide elements are:
+            2 * 6.5 sigma for "gauss", 2 sigma for "max". For the estimate of "auto" only.
 
     Returns:
         (N, O, *out) or (O, *out), in the input's dtype and memory format, with
