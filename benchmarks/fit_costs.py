@@ -3,8 +3,9 @@
     DCLS_CPU_CAPABILITY=avx512 python benchmarks/fit_costs.py
 
 Measures every method on the standard shapes and on many drawn ones, forward and backward, on one thread, and fits the
-terms of csrc/cpu/costs.cpp to them, so that the squares of the logarithms of the errors are least. Then it rewrites the table of the instruction set, and says how long what the new table chooses takes, relative to the
-fastest method. Rebuild the library afterwards. Needs scipy.
+terms of csrc/cpu/costs.cpp to them, so that the squares of the logarithms of the errors are least. Then it rewrites the
+table of the instruction set, and says how long what the new table chooses takes, relative to the fastest method.
+Rebuild the library afterwards. Needs scipy.
 
 PyTorch's own convolutions should use the same instructions. On a processor that has more:
 
@@ -27,7 +28,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import least_squares, nnls
 from tqdm import tqdm
 
 from dcls_ops import _library
@@ -39,6 +39,7 @@ METHODS = ("construct", "direct", "im2col")
 VERSIONS = ("v0", "v1", "max", "gauss")
 PASSES = ("forward", "backward")
 TERMS = 8
+ROUTES = re.findall(r"^    (\w+),", TABLE.read_text().split("enum class Route")[1].split("}")[0], re.MULTILINE)
 LARGE = 1.15
 SECONDS = 0.05  # for each measure
 MOST_MULTIPLY_ADDS = 1.5e9  # of a dense convolution
@@ -180,6 +181,8 @@ def measure(shape: Shape) -> Iterator[tuple[str, str, float]]:
 
 def fit(rows: list[tuple[list[float], float]]) -> list[float]:
     """Constants, none negative, whose sums of terms are nearest to the times, relative to these."""
+    from scipy.optimize import least_squares, nnls
+
     relative = np.array([row for row, _ in rows]) / np.array([[nanoseconds] for _, nanoseconds in rows])
     scale = relative.max(0)
     scale[scale == 0] = 1
@@ -191,16 +194,23 @@ def fit(rows: list[tuple[list[float], float]]) -> list[float]:
         bounds=(0, np.inf),
         loss="soft_l1",
     )
-    return [float(constant) for constant in found.x / scale]
+    # What never makes a thousandth of a time is nothing.
+    share = (relative * found.x).max(0)
+    return [
+        float(constant) if at_most > 1e-3 else 0.0 for constant, at_most in zip(found.x / scale, share, strict=True)
+    ]
 
 
 def write(name: str, constants: dict[tuple[int, int], list[float]], routes: int) -> None:
+    def row(values: list[float]) -> str:
+        return "{" + ", ".join(f"{float(f'{value:.3g}'):g}" for value in values) + "}"
+
     text = TABLE.read_text()
-    entries = (
-        "{{" + ", ".join("{" + ", ".join(f"{c:.4g}" for c in constants[route, at]) + "}" for at in range(2)) + "}}"
+    lines = [
+        f"    {{{{{row(constants[route, 0])},  // {ROUTES[route]}\n      {row(constants[route, 1])}}}}},\n"
         for route in range(routes)
-    )
-    table = f"constexpr Costs {name}{{{{\n" + "".join(f"    {entry},\n" for entry in entries) + "}};"
+    ]
+    table = f"constexpr Costs {name}{{{{\n" + "".join(lines) + "}};"
     replaced, count = re.subn(rf"constexpr Costs {name}\{{.*?\}};", table, text, flags=re.DOTALL)
     assert count == 1, name
     TABLE.write_text(replaced)
@@ -226,7 +236,7 @@ def main() -> None:
         for method, which, nanoseconds in measured:
             route, terms = work(shape, method)
             rows[route, PASSES.index(which)].append((terms, nanoseconds / shape.inputs_by_pixels))
-    routes = 10
+    routes = len(ROUTES)
     constants = {(route, at): fit(rows[route, at]) if rows[route, at] else [0.0] * TERMS
                  for route in range(routes) for at in range(2)}  # fmt: skip
     write(f"k{capability.capitalize()}Costs", constants, routes)
