@@ -21,6 +21,7 @@ struct Geometry {
     int first_axis;                                   // that is learned
     Axes input, output, kernel_size, stride, padding;
 
+    Geometry() = default;
     Geometry(const KernelArguments& kernel, const ConvArguments& conv, const Tensor& batched_input)
         : images(batched_input.size(0)),
           groups(conv.groups),

@@ -1,9 +1,10 @@
 #include "costs.h"
 
 #include "../aten_convolution.h"
-#include "../geometry.h"
 #include "conv_direct.h"
 #include "conv_im2col.h"
+#include "cost_table.h"
+#include "instruction_set.h"
 
 namespace dcls::cpu {
 namespace {
@@ -11,63 +12,133 @@ namespace {
 // PyTorch's convolution writes out columns for a matrix product beyond.
 constexpr int64_t kMostPaddingOfFastAten = 6;
 
-// Of the two passes; backward is all gradients.
-struct Constant {
-    double forward, backward;
+// What a cost depends on.
+struct Case {
+    Geometry geometry;
+    Version version;
+    OptionalInt touched_taps;
 
-    double operator()(Pass pass) const { return pass == Pass::forward ? forward : backward; }
+    bool is_depthwise() const { return geometry.in_channels == 1 && geometry.out_channels == 1; }
+    double out_channels() const { return static_cast<double>(geometry.out_channels); }
+    double elements() const { return static_cast<double>(geometry.kernel_count); }
+    double taps() const { return static_cast<double>(product(geometry.kernel_size)); }
+
+    // Pixels that share what is done once for a filter.
+    double pixels() const {
+        return std::max(1.0, static_cast<double>(geometry.images) * static_cast<double>(product(geometry.output)));
+    }
+
+    // For a pixel: what is done once a row, and once a call.
+    double rows() const { return 1 / static_cast<double>(std::max<int64_t>(geometry.output[2], 1)); }
+    double calls() const {
+        return 1 / (static_cast<double>(geometry.groups) * static_cast<double>(geometry.in_channels) * pixels());
+    }
+
+    int64_t usual_taps(int axis) const { return dcls::usual_taps(version, touched_taps, geometry.kernel_size[axis]); }
+
+    double touched_by_element() const {
+        double touched = 1;
+        for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
+            touched *= static_cast<double>(usual_taps(axis));
+        }
+        return touched;
+    }
+
+    // Of the taps of a kernel, those that are inside the input for an output pixel, on average.
+    double taps_inside() const {
+        double inside = 1;
+        for (int axis = 0; axis < kAxes; ++axis) {
+            int64_t pixels = 0;
+            for (int64_t tap = 0; tap < geometry.kernel_size[axis]; ++tap) {
+                const int64_t first = tap - geometry.padding[axis], step = geometry.stride[axis];
+                const int64_t begin = std::max<int64_t>(ceil_div(-first, step), 0);
+                const int64_t end = std::min(ceil_div(geometry.input[axis] - first, step), geometry.output[axis]);
+                pixels += std::max<int64_t>(end - begin, 0);
+            }
+            inside *= static_cast<double>(pixels) / static_cast<double>(std::max<int64_t>(geometry.output[axis], 1));
+        }
+        return inside;
+    }
 };
 
-Geometry geometry_of(const Convolution& convolution) {
-    return {convolution.kernel, convolution.arguments, batched(convolution.input, convolution.arguments)};
-}
+// One way of computing, and how much there is of each thing that takes time in it.
+struct Work {
+    Route route;
+    std::array<double, kCostTerms> terms;
+};
 
-bool is_depthwise(const Geometry& geometry) { return geometry.in_channels == 1 && geometry.out_channels == 1; }
-
-double touched_by_element(const Convolution& convolution, const Geometry& geometry) {
-    double taps = 1;
-    for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
-        taps *= static_cast<double>(usual_taps(convolution, geometry.kernel_size[axis]));
+// A dense kernel: its elements and their taps, once for all pixels, then a convolution.
+Work construct_work(const Case& c, bool is_small) {
+    const Geometry& geometry = c.geometry;
+    const double filters = c.out_channels() / c.pixels();
+    const double made = c.elements() * filters, added = made * c.touched_by_element();
+    if (c.is_depthwise()) {
+        return {is_small ? Route::small_depthwise : Route::depthwise,
+                {1, is_small ? c.taps() : c.taps_inside(), c.taps() * filters, 0, made, added, c.rows(), c.calls()}};
     }
-    return taps;
+    const int64_t lanes = inner_loops<float>().lanes;
+    const bool is_fragmented =
+        geometry.groups > 1 && (geometry.in_channels % lanes != 0 || geometry.out_channels % lanes != 0);
+    const bool has_columns = std::ranges::max(geometry.padding) > kMostPaddingOfFastAten;
+    return {is_fragmented ? Route::aten_of_small_groups
+            : has_columns ? Route::aten_by_columns
+                          : Route::aten,
+            {1, c.taps() * c.out_channels(), c.taps(), c.out_channels(), made, added, c.rows(), c.calls()}};
 }
 
-// Pixels that share what is done once for a filter.
-double pixels(const Geometry& geometry) {
-    return std::max(1.0, static_cast<double>(geometry.images) * static_cast<double>(product(geometry.output)));
-}
-
-// Of the taps of a kernel, those that are inside the input for an output pixel, on average.
-double taps_inside(const Geometry& geometry) {
-    double taps = 1;
-    for (int axis = 0; axis < kAxes; ++axis) {
-        int64_t inside = 0;
-        for (int64_t tap = 0; tap < geometry.kernel_size[axis]; ++tap) {
-            const int64_t first = tap - geometry.padding[axis], step = geometry.stride[axis];
-            const int64_t begin = std::max<int64_t>(ceil_div(-first, step), 0);
-            const int64_t end = std::min(ceil_div(geometry.input[axis] - first, step), geometry.output[axis]);
-            inside += std::max<int64_t>(end - begin, 0);
-        }
-        taps *= static_cast<double>(inside) / static_cast<double>(std::max<int64_t>(geometry.output[axis], 1));
-    }
-    return taps;
-}
-
-// Reading the input that a tile of outputs needs for method "direct", once for every block of out channels
-// (conv_direct.cpp).
-double loading(const Geometry& geometry) {
-    constexpr double kBlocks = 16, kEntry = 12, kStridedEntry = 50;
+// Tiles of the input, read once for every block of out channels (conv_direct.cpp), and their touched taps.
+Work direct_work(const Case& c) {
+    constexpr double kBlocks = 16;
+    const Geometry& geometry = c.geometry;
     double entries = 1;
     for (int axis = 0; axis < kAxes; ++axis) {
         const int64_t taps = geometry.kernel_size[axis], stride = std::min(geometry.stride[axis], taps);
         const int64_t output = std::max<int64_t>(geometry.output[axis], 1);
-        entries *=
-            static_cast<double>(stride) * (1 + static_cast<double>((taps - 1) / stride) / static_cast<double>(output));
+        const double reach = static_cast<double>((taps - 1) / stride) / static_cast<double>(output);
+        entries *= static_cast<double>(stride) * (1 + reach);
     }
-    const double blocks = std::clamp(kBlocks / static_cast<double>(geometry.groups), 1.0,
-                                     static_cast<double>(std::max<int64_t>(geometry.out_channels, 1)));
-    // The first block is in kPixel, but for strides.
-    return geometry.stride[2] > 1 ? kStridedEntry * entries * blocks : kEntry * entries * (blocks - 1);
+    const double blocks =
+        std::clamp(kBlocks / static_cast<double>(geometry.groups), 1.0, std::max(c.out_channels(), 1.0));
+    const double listed = c.elements() * c.touched_by_element(), filters = c.out_channels() / c.pixels();
+    const bool is_interleaved = interleaves_images(geometry);
+    const Route route = geometry.stride[2] > 1 ? Route::direct_with_stride
+                        : c.is_depthwise()     ? Route::direct_depthwise
+                        : is_interleaved       ? Route::direct_interleaved
+                                               : Route::direct;
+    // Vectors are of images, or of a row's pixels, and the last one may have lanes to spare.
+    const int64_t along = std::max<int64_t>(is_interleaved ? geometry.images : geometry.output[2], 1);
+    const double lanes = static_cast<double>(round_up(along, inner_loops<float>().lanes)) / static_cast<double>(along);
+    return {route,
+            {1, lanes * c.out_channels() * std::min(listed, c.taps()), entries * blocks, lanes * c.out_channels(),
+             c.elements() * filters, listed * filters, c.rows(), c.calls()}};
+}
+
+Work im2col_work(const Case& c) {
+    const Geometry& geometry = c.geometry;
+    const Axes tile = im2col_tile(geometry);
+    // Multiply-adds of the passes. The pass along one axis also makes what the later ones read around the tile.
+    double multiply_adds = 0, surplus = 1;
+    for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
+        const auto taps = static_cast<double>(c.usual_taps(axis));
+        multiply_adds += taps * surplus;
+        surplus *= 1 + (taps - 1) / static_cast<double>(std::max<int64_t>(tile[axis], 1));
+    }
+    // A tile of a group is set up, whatever its size.
+    const double group = 1 / (static_cast<double>(geometry.in_channels) * c.pixels());
+    return {Route::im2col,
+            {1, c.elements() * c.out_channels(), c.elements(), c.elements() * multiply_adds, group, c.out_channels(),
+             c.rows(), c.calls()}};
+}
+
+Work work(Method method, const Case& c, bool is_small) {
+    return method == Method::construct ? construct_work(c, is_small)
+           : method == Method::direct  ? direct_work(c)
+                                       : im2col_work(c);
+}
+
+const Costs& costs() {
+    const int64_t lanes = inner_loops<float>().lanes;
+    return lanes == 16 ? kAvx512Costs : lanes == 8 ? kAvx2Costs : kGenericCosts;
 }
 
 }  // namespace
@@ -78,70 +149,43 @@ bool is_faster_in_aten(const IntList& kernel_size, const IntList& padding) {
            std::ranges::max(padding) <= kMostPaddingOfFastAten;
 }
 
-double construct_cost(const Convolution& convolution, Pass pass) {
-    // Once for a filter: an element's factors, and a multiply-add for each of its taps.
-    constexpr Constant kElement{2000, 2500}, kElementTap{7, 15};
-    // Depthwise, by our own kernel, or PyTorch's for small ones.
-    constexpr Constant kDepthwiseTap{0.75, 1.2}, kDepthwisePixel{35, 60}, kSmallDepthwisePixel{20, 60};
-    // Otherwise PyTorch's convolution.
-    constexpr Constant kTap{0.55, 0.65}, kColumnTap{0.6, 1.05}, kColumn{30, 55};
-    // Out channels that it computes, as it were, beside the real ones; more of them for groups of less than a vector.
-    constexpr Constant kAdded{6, 6}, kAddedToGroups{60, 80};
-    const Geometry geometry = geometry_of(convolution);
-    const auto taps = static_cast<double>(product(geometry.kernel_size));
-    const auto out_channels = static_cast<double>(geometry.out_channels);
-    const bool has_columns = std::ranges::max(geometry.padding) > kMostPaddingOfFastAten;
-    const double filter = static_cast<double>(geometry.kernel_count) *
-                          (kElement(pass) + kElementTap(pass) * touched_by_element(convolution, geometry)) /
-                          pixels(geometry);
-    const bool is_fragmented = geometry.groups > 1 && std::min(geometry.in_channels, geometry.out_channels) < 8;
-    const Constant added = is_fragmented ? kAddedToGroups : kAdded;
-    double convolving = 0;
-    if (is_depthwise(geometry)) {
-        convolving = (is_faster_in_aten(convolution.kernel.kernel_size, convolution.arguments.padding)
-                          ? kSmallDepthwisePixel(pass)
-                          : kDepthwisePixel(pass)) +
-                     kDepthwiseTap(pass) * taps_inside(geometry);
-    } else {
-        convolving = taps * (has_columns ? kColumnTap(pass) * out_channels + kColumn(pass)
-                                         : kTap(pass) * (out_channels + added(pass)));
+double cost(Method method, const Convolution& convolution, Pass pass) {
+    const auto& [kernel, arguments] = std::tie(convolution.kernel, convolution.arguments);
+    const Case c{Geometry(kernel, arguments, batched(convolution.input, arguments)), kernel.version,
+                 arguments.touched_taps};
+    const Work done = work(method, c, is_faster_in_aten(kernel.kernel_size, arguments.padding));
+    const auto& constants = costs()[static_cast<int>(done.route)][static_cast<int>(pass)];
+    double total = 0;
+    for (int term = 0; term < kCostTerms; ++term) {
+        total += constants[term] * done.terms[term];
     }
-    return filter * out_channels + convolving;
-}
-
-double direct_cost(const Convolution& convolution, Pass pass) {
-    constexpr Constant kTap{1.1, 1.25}, kAlignedTap{0.7, 0.8}, kDepthwiseTap{0.85, 1.3}, kPixel{52, 70};
-    // Once for a filter, to list its taps.
-    constexpr Constant kListedElement{1500, 2500}, kListedTap{100, 200};
-    const Geometry geometry = geometry_of(convolution);
-    const double touched = static_cast<double>(geometry.kernel_count) * touched_by_element(convolution, geometry);
-    const double taps = std::min(touched, static_cast<double>(product(geometry.kernel_size)));
-    const double tap = is_depthwise(geometry)         ? kDepthwiseTap(pass)
-                       : interleaves_images(geometry) ? kAlignedTap(pass)
-                                                      : kTap(pass);
-    const double listing =
-        static_cast<double>(geometry.kernel_count) * kListedElement(pass) + touched * kListedTap(pass);
-    const double filter = tap * taps + listing / pixels(geometry);
-    return static_cast<double>(geometry.out_channels) * filter + kPixel(pass) + loading(geometry);
-}
-
-double im2col_cost(const Convolution& convolution, Pass pass) {
-    constexpr Constant kColumn{18, 60};  // to set up, write and read a value, whatever the taps
-    constexpr double kTap = 9;
-    const Geometry geometry = geometry_of(convolution);
-    const Axes tile = im2col_tile(geometry);
-    // Multiply-adds of the passes. The pass along one axis also makes what the later ones read around the tile.
-    double multiply_adds = 0, surplus = 1;
-    for (int axis = geometry.first_axis; axis < kAxes; ++axis) {
-        const int64_t taps = usual_taps(convolution, geometry.kernel_size[axis]);
-        multiply_adds += static_cast<double>(taps) * surplus;
-        surplus *= 1 + static_cast<double>(taps - 1) / static_cast<double>(std::max<int64_t>(tile[axis], 1));
-    }
-    // A tile of a group is set up, whatever its size.
-    constexpr double kGroup = 200'000;
-    return static_cast<double>(geometry.kernel_count) *
-               (static_cast<double>(geometry.out_channels) + kColumn(pass) + kTap * multiply_adds) +
-           kGroup / (static_cast<double>(geometry.in_channels) * pixels(geometry));
+    return total;
 }
 
 }  // namespace dcls::cpu
+
+// For benchmarks/fit_costs.py: the route and the terms of a method, by number, for a case: images, groups, channels of
+// a group in and out, elements, spatial axes, version, touched taps or 0; then input, output, kernel size, stride and
+// padding with three axes each.
+extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, const int64_t* shape, double* terms) {
+    using namespace dcls;
+    using namespace dcls::cpu;
+    Case c{{}, static_cast<Version>(shape[6]), shape[7] > 0 ? OptionalInt(shape[7]) : std::nullopt};
+    Geometry& g = c.geometry;
+    g.images = shape[0];
+    g.groups = shape[1];
+    g.in_channels = shape[2];
+    g.out_channels = shape[3];
+    g.kernel_count = shape[4];
+    g.first_axis = kAxes - static_cast<int>(shape[5]);
+    const int64_t* next = shape + 8;
+    for (Axes* axes : {&g.input, &g.output, &g.kernel_size, &g.stride, &g.padding}) {
+        std::copy_n(next, kAxes, axes->begin());
+        next += kAxes;
+    }
+    const IntList kernel_size(g.kernel_size.begin() + g.first_axis, g.kernel_size.end());
+    const IntList padding(g.padding.begin() + g.first_axis, g.padding.end());
+    const Work done = work(static_cast<Method>(method), c, is_faster_in_aten(kernel_size, padding));
+    std::ranges::copy(done.terms, terms);
+    return static_cast<int>(done.route);
+}

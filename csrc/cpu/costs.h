@@ -1,20 +1,19 @@
 // What a convolution costs by each method: the rule of method "auto" on the CPU.
 //
-// A cost is for one in channel of a group and one output pixel, in multiply-adds of a large matrix product; only costs
-// of the same pass compare. It depends on shapes, version and instruction set, never on values: graphs that were traced
-// or exported choose alike. docs/performance.md says what the constants are fitted to.
+// A cost is for one in channel of a group and one output pixel, in nanoseconds of one thread: a sum of what the method
+// does, each times a constant of cost_table.h, which benchmarks/fit_costs.py fits to measured times for every
+// instruction set. It depends on shapes, version and what the caller says of widths, never on values: graphs that were
+// traced or exported choose alike.
 #pragma once
 
 #include "../conv.h"
+#include "../geometry.h"
 
 namespace dcls::cpu {
 
 // Whether PyTorch's depthwise convolution is faster than our own, forward.
 bool is_faster_in_aten(const IntList& kernel_size, const IntList& padding);
 
-double construct_cost(const Convolution& convolution, Pass pass);
-double direct_cost(const Convolution& convolution, Pass pass);
-// For shared positions.
-double im2col_cost(const Convolution& convolution, Pass pass);
+double cost(Method method, const Convolution& convolution, Pass pass);
 
 }  // namespace dcls::cpu

@@ -19,8 +19,9 @@ struct Backend {
     static constexpr auto construct_kernel_backward = cpu::construct_kernel_backward;
 
     static Method choose_method(const Convolution& convolution, Pass pass) {
-        const double construct = construct_cost(convolution, pass), direct = direct_cost(convolution, pass);
-        if (takes_im2col(convolution) && im2col_cost(convolution, pass) < std::min(construct, direct)) {
+        const double construct = cost(Method::construct, convolution, pass);
+        const double direct = cost(Method::direct, convolution, pass);
+        if (takes_im2col(convolution) && cost(Method::im2col, convolution, pass) < std::min(construct, direct)) {
             return Method::im2col;
         }
         return direct < construct ? Method::direct : Method::construct;

@@ -27,7 +27,9 @@ struct Costs {
         for (int64_t axis = 0; axis < kernel.spatial_axes(); ++axis) {
             const bool is_learned = axis >= kernel.spatial_axes() - kernel.learned_axes;
             taps *= static_cast<double>(kernel.kernel_size[axis]);
-            touched *= is_learned ? static_cast<double>(usual_taps(convolution, kernel.kernel_size[axis])) : 1;
+            touched *= is_learned ? static_cast<double>(usual_taps(kernel.version, convolution.arguments.touched_taps,
+                                                                   kernel.kernel_size[axis]))
+                                  : 1;
         }
         construct = taps * out_channels;
         direct = 4 * elements * touched * out_channels;    // a load from shared memory each

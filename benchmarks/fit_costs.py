@@ -1,0 +1,265 @@
+"""Fits the constants of method "auto" on the CPU (csrc/cpu/cost_table.h) to times measured here.
+
+    DCLS_CPU_CAPABILITY=avx512 python benchmarks/fit_costs.py
+
+Measures every method on the standard shapes and on many drawn ones, forward and backward, on one thread, and fits the
+terms of csrc/cpu/costs.cpp to them, so that the squares of the logarithms of the errors are least. Then it rewrites the
+table of the instruction set, and says how long what the new table chooses takes, relative to the fastest method.
+Rebuild the library afterwards. Needs scipy.
+
+PyTorch's own convolutions should use the same instructions. On a processor that has more:
+
+    AVX2:         ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+    plain x86-64: ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
+"""
+
+import argparse
+import ctypes
+import json
+import math
+import random
+import re
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dcls_ops import _library
+from dcls_ops.bench.cases import CASES
+from dcls_ops.nn import _FURTHEST_TAP
+
+TABLE = Path(__file__).parents[1] / "csrc" / "cpu" / "cost_table.h"
+METHODS = ("construct", "direct", "im2col")
+VERSIONS = ("v0", "v1", "max", "gauss")
+PASSES = ("forward", "backward")
+TERMS = 8
+ROUTES = re.findall(r"^    (\w+),", TABLE.read_text().split("enum class Route")[1].split("}")[0], re.MULTILINE)
+LARGE = 1.15
+SECONDS = 0.05  # for each measure
+MOST_MULTIPLY_ADDS = 1.5e9  # of a dense convolution
+
+
+class Shape(NamedTuple):
+    batch: int
+    in_channels: int
+    out_channels: int
+    groups: int
+    spatial: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    kernel_count: int
+    version: str
+    sigma: float | None
+    stride: int
+    padding: tuple[int, ...]
+    is_shared: bool
+
+    @property
+    def output(self) -> list[int]:
+        sizes = zip(self.spatial, self.kernel_size, self.padding, strict=True)
+        return [(size + 2 * pad - extent) // self.stride + 1 for size, extent, pad in sizes]
+
+    @property
+    def touched_taps(self) -> int | None:
+        """As layers round it (DclsLayer.update_touched_taps)."""
+        if self.sigma is None:
+            return None
+        extent = max(self.kernel_size)
+        taps = min(max(self.sigma * 2 * _FURTHEST_TAP[self.version], 1), extent)
+        return min(2 ** round(math.log2(taps)), extent) if taps < 0.75 * extent else extent
+
+    @property
+    def inputs_by_pixels(self) -> int:
+        """What a cost is for one of: in channels of a group and output pixels."""
+        return self.in_channels * self.batch * math.prod(self.output)
+
+    def dense_multiply_adds(self) -> float:
+        return self.inputs_by_pixels * self.out_channels / self.groups * math.prod(self.kernel_size)
+
+
+def standard() -> Iterator[Shape]:
+    for case in CASES.values():
+        yield Shape(
+            case.batch, case.in_channels, case.out_channels, case.groups, case.spatial, tuple(case.kernel_size),
+            case.kernel_count, case.version, 0.5 if case.version == "gauss" else None, 1, tuple(case.padding),
+            case.is_shared,
+        )  # fmt: skip
+
+
+def drawn(count: int, seed: int) -> Iterator[Shape]:
+    draw = random.Random(seed)
+    while count > 0:
+        axes = draw.choice((1, 1, 2, 2, 2, 3))
+        longest = {1: (3, 5, 9, 17, 25, 41, 65), 2: (3, 5, 7, 9, 13, 17, 23), 3: (3, 5, 7)}[axes]
+        sizes = {1: (50, 100, 200, 400, 1000), 2: (7, 14, 28, 56), 3: (6, 8, 12, 16)}[axes]
+        kind = draw.choice(("depthwise", "dense", "dense", "grouped"))
+        channels = draw.choice((16, 32, 64, 96, 192))
+        in_channels, out_channels, groups = channels, channels, 1
+        if kind == "depthwise":
+            groups = channels
+        elif kind == "grouped":
+            groups = draw.choice([g for g in (2, 4, 8) if channels % g == 0])
+        else:
+            out_channels = draw.choice((8, 20, 64, 128, 256))
+        extent, size = draw.choice(longest), draw.choice(sizes)
+        version = draw.choice(("v0", "v1", "max", "gauss", "gauss"))
+        sigma = {"max": (1.0, 2.0), "gauss": (0.4, 0.5, 1.0, extent / 4)}.get(version)
+        padding = draw.choice((extent // 2, extent // 2, 0))
+        shape = Shape(
+            draw.choice((1, 2, 4, 8, 16, 32)), in_channels, out_channels, groups, (size,) * axes, (extent,) * axes,
+            draw.choice((1, 1, 3, 9, 26)), version, draw.choice(sigma) if sigma else None,
+            draw.choice((1, 1, 1, 1, 2)), (padding,) * axes, draw.random() < 0.25 and groups == 1,
+        )  # fmt: skip
+        if min(shape.output) >= 1 and 1e5 < shape.dense_multiply_adds() < MOST_MULTIPLY_ADDS:
+            count -= 1
+            yield shape
+
+
+def work(shape: Shape, method: str) -> tuple[int, list[float]]:
+    """The route that a method takes, and its terms."""
+    axes = len(shape.spatial)
+
+    def three(values: Any, missing: int) -> list[int]:
+        return [missing] * (3 - axes) + list(values)
+
+    numbers = [
+        shape.batch, shape.groups, shape.in_channels // shape.groups, shape.out_channels // shape.groups,
+        shape.kernel_count, axes, VERSIONS.index(shape.version), shape.touched_taps or 0,
+        *three(shape.spatial, 1), *three(shape.output, 1), *three(shape.kernel_size, 1),
+        *three([shape.stride] * axes, 1), *three(shape.padding, 0),
+    ]  # fmt: skip
+    terms = (ctypes.c_double * TERMS)()
+    function = ctypes.CDLL(str(_library.LOADED["dcls"])).dcls_cpu_work
+    route = function(1 + METHODS.index(method), (ctypes.c_int64 * len(numbers))(*numbers), terms)
+    return route, list(terms)
+
+
+def shortest(run: Callable[[], Any]) -> float:
+    """Nanoseconds of the processor."""
+    run()
+    times: list[float] = []
+    while sum(times) < SECONDS or len(times) < 3:
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return min(times) * 1e9
+
+
+def measure(shape: Shape) -> Iterator[tuple[str, str, float]]:
+    """(method, pass, nanoseconds)."""
+    axes = len(shape.spatial)
+    generator = torch.Generator().manual_seed(0)
+    channels = shape.in_channels // shape.groups
+    places = (axes, 1 if shape.is_shared else shape.out_channels, channels, shape.kernel_count)
+    extents = torch.tensor(shape.kernel_size).view(-1, 1, 1, 1)
+    positions = (torch.rand(places, generator=generator) - 0.5) * (extents - 1)
+    sigma = torch.full(places, shape.sigma) if shape.sigma is not None else None
+    weight = torch.randn(shape.out_channels, *places[2:], generator=generator)
+    input = torch.randn(shape.batch, shape.in_channels, *shape.spatial, generator=generator)
+    grad = torch.randn(shape.batch, shape.out_channels, *shape.output, generator=generator)
+    convolution = getattr(torch.ops.dcls, f"conv{axes}d")
+    stride, padding = [shape.stride] * axes, list(shape.padding)
+    settings = (stride, padding, shape.groups, shape.version)
+    mask = [True, True, True, sigma is not None, False]
+    for method in METHODS:
+        if method == "im2col" and not shape.is_shared:
+            continue
+        chosen = (*settings, method, shape.touched_taps)
+        operands = (input, weight, positions, shape.kernel_size, sigma)
+        forward = shortest(lambda operands=operands, chosen=chosen: convolution(*operands, None, *chosen))
+        yield method, "forward", forward
+        backward = shortest(
+            lambda operands=operands, chosen=chosen: torch.ops.dcls.conv_backward(grad, *operands, *chosen, mask)
+        )
+        yield method, "backward", backward
+
+
+def fit(rows: list[tuple[list[float], float]]) -> list[float]:
+    """Constants, none negative, whose sums of terms are nearest to the times, relative to these."""
+    from scipy.optimize import least_squares, nnls
+
+    relative = np.array([row for row, _ in rows]) / np.array([[nanoseconds] for _, nanoseconds in rows])
+    scale = relative.max(0)
+    scale[scale == 0] = 1
+    relative /= scale
+    start, _ = nnls(relative, np.ones(len(rows)), maxiter=1000)
+    found = least_squares(
+        lambda constants: np.log(np.maximum(relative @ constants, 1e-9)),
+        np.maximum(start, 1e-4),
+        bounds=(0, np.inf),
+        loss="soft_l1",
+    )
+    # What never makes a thousandth of a time is nothing.
+    share = (relative * found.x).max(0)
+    return [
+        float(constant) if at_most > 1e-3 else 0.0 for constant, at_most in zip(found.x / scale, share, strict=True)
+    ]
+
+
+def write(name: str, constants: dict[tuple[int, int], list[float]], routes: int) -> None:
+    def row(values: list[float]) -> str:
+        return "{" + ", ".join(f"{float(f'{value:.3g}'):g}" for value in values) + "}"
+
+    text = TABLE.read_text()
+    lines = [
+        f"    {{{{{row(constants[route, 0])},  // {ROUTES[route]}\n      {row(constants[route, 1])}}}}},\n"
+        for route in range(routes)
+    ]
+    table = f"constexpr Costs {name}{{{{\n" + "".join(lines) + "}};"
+    replaced, count = re.subn(rf"constexpr Costs {name}\{{.*?\}};", table, text, flags=re.DOTALL)
+    assert count == 1, name
+    TABLE.write_text(replaced)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fits csrc/cpu/cost_table.h for the instruction set in use")
+    parser.add_argument("--shapes", type=int, default=160, help="how many are drawn (default: %(default)s)")
+    parser.add_argument("--times", type=Path, help="read times from this file, or write them to it if there is none")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    capability = _library.cpu_capability()
+    shapes = [s for s in (*standard(), *drawn(arguments.shapes, 0)) if s.dense_multiply_adds() < 2 * MOST_MULTIPLY_ADDS]
+    if arguments.times and arguments.times.exists():
+        times = json.loads(arguments.times.read_text())
+    else:
+        times = [list(measure(shape)) for shape in tqdm(shapes, unit="shape")]
+        if arguments.times:
+            arguments.times.write_text(json.dumps(times))
+
+    rows = defaultdict(list)
+    for shape, measured in zip(shapes, times, strict=True):
+        for method, which, nanoseconds in measured:
+            route, terms = work(shape, method)
+            rows[route, PASSES.index(which)].append((terms, nanoseconds / shape.inputs_by_pixels))
+    routes = len(ROUTES)
+    constants = {(route, at): fit(rows[route, at]) if rows[route, at] else [0.0] * TERMS
+                 for route in range(routes) for at in range(2)}  # fmt: skip
+    write(f"k{capability.capitalize()}Costs", constants, routes)
+
+    for at, which in enumerate(PASSES):
+        ratios = []
+        for shape, measured in zip(shapes, times, strict=True):
+            taken = {method: ns for method, what, ns in measured if what == which}
+            expected = {}
+            for method in taken:
+                route, terms = work(shape, method)
+                expected[method] = float(np.dot(constants[route, at], terms))
+            chosen = min(expected, key=expected.__getitem__)
+            ratios.append(taken[chosen] / min(taken.values()))
+            if ratios[-1] > LARGE:
+                others = ", ".join(
+                    f"{method} {ns / 1e6:.2f} ms (expected {expected[method] * shape.inputs_by_pixels / 1e6:.2f})"
+                    for method, ns in taken.items()
+                )
+                tqdm.write(f"{which}, {tuple(shape)}: {ratios[-1]:.2f}, {chosen} of {others}")
+        print(f"{capability}, {which}: {len(ratios)} shapes, median {statistics.median(ratios):.2f}, "
+              f"worst {max(ratios):.2f}, {sum(r > LARGE for r in ratios)} above {LARGE}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
