@@ -9,6 +9,7 @@ namespace dcls {
 // Filter (o, i) is number o * in_channels + i; in_channels are those of a group.
 struct Filters {
     Axes extent;
+    Axes dense_step{};  // elements from one dense tap to the next, along axes before first_axis
     int first_axis;
     int64_t out_channels, in_channels, kernel_count, tap_count;
     bool shared_positions;
@@ -20,16 +21,17 @@ struct Filters {
           in_channels(arguments.in_channels_per_group),
           kernel_count(arguments.kernel_count),
           tap_count(product(extent)),
-          shared_positions(arguments.shared_positions) {}
+          shared_positions(arguments.shared_positions) {
+        int64_t step = kernel_count;
+        for (int axis = 0; axis < first_axis; ++axis) {
+            step /= extent[axis];
+            dense_step[axis] = step;
+        }
+    }
 
     // Along an axis before the first learned one, the tap of element k.
     DCLS_HOST_DEVICE int64_t dense_tap(int64_t k, int axis) const {
-        int64_t dense_taps = 1, inner = 1;
-        for (int other = 0; other < first_axis; ++other) {
-            dense_taps *= extent[other];
-            inner *= other > axis ? extent[other] : 1;
-        }
-        return dense_taps == 1 ? 0 : k / (kernel_count / dense_taps) / inner % extent[axis];
+        return extent[axis] == 1 ? 0 : k / dense_step[axis] % extent[axis];
     }
 
     DCLS_HOST_DEVICE int64_t count() const { return out_channels * in_channels; }

@@ -90,6 +90,9 @@ struct Operators {
  private:
     static Method choose(const Convolution& convolution, Pass pass) {
         const Method asked = convolution.arguments.method;
+        if (convolution.kernel.is_partly_dense() && !Backend::kVisitsPartlyDense) {
+            return Method::construct;
+        }
         return asked == Method::automatic ? Backend::choose_method(convolution, pass) : asked;
     }
 

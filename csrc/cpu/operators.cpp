@@ -15,6 +15,9 @@ namespace dcls::cpu {
 namespace {
 
 struct Backend {
+    // Whether method "direct" knows filters that are dense along leading axes.
+    static constexpr bool kVisitsPartlyDense = true;
+
     static constexpr auto construct_kernel = cpu::construct_kernel;
     static constexpr auto construct_kernel_backward = cpu::construct_kernel_backward;
 

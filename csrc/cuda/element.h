@@ -11,7 +11,7 @@ namespace dcls::cuda {
 template <Version version, typename C>
 struct Element {
     std::array<C, kAxes> position, sigma, inward;  // positions count from the first tap
-    int first_axis;                                // before it, positions are dense taps
+    int first_axis;
 
     __device__ Element(const Filters& filters, const Parameters<C>& parameters, int64_t place)
         : position{}, sigma{}, inward{}, first_axis(filters.first_axis) {
@@ -23,14 +23,12 @@ struct Element {
                 position[axis] = parameters.positions[at] + static_cast<C>(extent / 2);
                 sigma[axis] = has_sigma(version) ? parameters.sigma[at] : C(0);
                 inward[axis] = inward_side(position[axis], extent);
-            } else {
-                position[axis] = static_cast<C>(filters.dense_tap(place % filters.kernel_count, axis));
             }
         }
     }
 
     __device__ Factor<C> factor(int axis, int64_t tap) const {
-        return axis < first_axis ? Factor<C>{static_cast<C>(static_cast<C>(tap) == position[axis]), C(0), C(0)}
+        return axis < first_axis ? Factor<C>{C(1), C(0), C(0)}
                                  : interpolate<version>(static_cast<C>(tap), position[axis], sigma[axis], inward[axis]);
     }
 
@@ -45,11 +43,8 @@ struct Element {
     }
 
     __device__ TapRange touched(int axis, int64_t extent, bool wild) const {
-        if (axis < first_axis) {
-            const auto tap = static_cast<int64_t>(position[axis]);
-            return {tap, tap + 1};
-        }
-        return wild ? TapRange{0, extent} : nonzero_taps<version>(position[axis], sigma[axis], extent);
+        return axis < first_axis || wild ? TapRange{0, extent}
+                                         : nonzero_taps<version>(position[axis], sigma[axis], extent);
     }
 };
 

@@ -24,12 +24,9 @@ struct Costs {
         const auto out_channels = static_cast<double>(kernel.out_channels / convolution.arguments.groups);
         const auto elements = static_cast<double>(kernel.kernel_count);
         double taps = 1, touched = 1;
-        for (int64_t axis = 0; axis < kernel.spatial_axes(); ++axis) {
-            const bool is_learned = axis >= kernel.spatial_axes() - kernel.learned_axes;
-            taps *= static_cast<double>(kernel.kernel_size[axis]);
-            touched *= is_learned ? static_cast<double>(usual_taps(kernel.version, convolution.arguments.touched_taps,
-                                                                   kernel.kernel_size[axis]))
-                                  : 1;
+        for (const auto extent : kernel.kernel_size) {
+            taps *= static_cast<double>(extent);
+            touched *= static_cast<double>(usual_taps(kernel.version, convolution.arguments.touched_taps, extent));
         }
         construct = taps * out_channels;
         direct = 4 * elements * touched * out_channels;    // a load from shared memory each
@@ -46,6 +43,8 @@ bool is_large_depthwise(const Tensor& kernel, const ConvArguments& arguments) {
 }
 
 struct Backend {
+    static constexpr bool kVisitsPartlyDense = false;
+
     static constexpr auto construct_kernel = cuda::construct_kernel;
     static constexpr auto construct_kernel_backward = cuda::construct_kernel_backward;
 
