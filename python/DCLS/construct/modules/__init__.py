@@ -19,10 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import init
-from torch.nn.common_types import _size_1_t, _size_2_t, _size_3_t
+from torch.nn.common_types import _size_1_t as _size_1_t
+from torch.nn.common_types import _size_2_t as _size_2_t
+from torch.nn.common_types import _size_3_t as _size_3_t
 from torch.nn.modules import Module
 from torch.nn.modules.conv import convolution_notes
-from torch.nn.modules.utils import _pair, _reverse_repeat_tuple, _single, _triple
+from torch.nn.modules.utils import _pair as _pair
+from torch.nn.modules.utils import _reverse_repeat_tuple as _reverse_repeat_tuple
+from torch.nn.modules.utils import _single as _single
+from torch.nn.modules.utils import _triple as _triple
 from torch.nn.parameter import Parameter
 
 from DCLS import _exact, _operands
@@ -64,9 +69,6 @@ __all__ = [
     "torch",
     "warnings",
 ]
-
-# What it does not bring, but can be imported by name.
-_ = (_pair, _reverse_repeat_tuple, _single, _size_1_t, _size_2_t, _size_3_t, _triple)
 
 #: The layers that keep a module as their DCK. Not in the module itself: its copies and pickles would take them along.
 _LAYERS_OF: MutableMapping[nn.Module, "WeakSet[_Layer]"] = WeakKeyDictionary()
@@ -418,27 +420,27 @@ class _Layer(DclsLayer):
             raise NotImplementedError(f"{type(self).__name__} is transposed: it needs a _conv_forward of its own")
         P = _operands.no_wider(P, weight, input)
         SIG = _operands.no_wider(SIG, weight, input) if SIG is not None else None
-        if not self._has_operator():
+        dck = self.DCK
+        if not self._has_operator(dck):
             return self._convolve(input, self._construct(weight, P, SIG), bias)
-        weight, positions, sigma = self.DCK.operands(weight, P, SIG)
+        weight, positions, sigma = dck.operands(weight, P, SIG)
         padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
         convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
         return convolution(
             padded,
             weight,
             positions,
-            self.DCK.dilated_kernel_size,
+            dck.dilated_kernel_size,
             sigma,
             bias.to(weight.dtype) if bias is not None else None,
             self.stride,
             padding,
             self.groups,
-            self.DCK.version,
+            dck.version,
         )
 
-    def _has_operator(self) -> bool:
+    def _has_operator(self, dck: nn.Module) -> bool:
         """Whether one operator computes what DCK and a convolution with its kernel do."""
-        dck = self.DCK
         return (
             isinstance(dck, _ConstructKernel)
             and len(dck.dilated_kernel_size) == self.spatial_axes
