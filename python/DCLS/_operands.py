@@ -31,18 +31,22 @@ def broadcast(
     dtype = torch.promote_types(weight.dtype, P.dtype)
     if width is not None:
         dtype = torch.promote_types(dtype, width.dtype)
+    shape = (axes, *filters)
     return (
-        _expanded("weight", weight, filters).to(dtype),
-        _expanded("P", P, (axes, *filters)).to(dtype),
-        _expanded("SIG", width, (axes, *filters)).to(dtype) if width is not None else None,
+        _expanded("weight", weight, shape[1:], dtype),
+        _expanded("P", P, shape, dtype),
+        _expanded("SIG", width, shape, dtype) if width is not None else None,
     )
 
 
-def _expanded(name: str, tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    if not is_traced() and tuple(tensor.shape) == tuple(shape):
+def _expanded(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    if tensor.dtype != dtype:
+        tensor = tensor.to(dtype)
+    # Compared only where sizes are numbers.
+    if not is_traced() and tensor.shape == shape:
         return tensor
     try:
-        return tensor.expand(*shape)
+        return tensor.expand(shape)
     except RuntimeError:
         raise ValueError(f"{name} must broadcast to {tuple(shape)}, got {tuple(tensor.shape)}") from None
 

@@ -38,7 +38,8 @@ def pair(original, name, version="gauss", **arguments):
 
 
 def test_names_of_the_module(original):
-    assert {name for name in dir(original) if not is_dunder(name)} - set(dir(modules)) - LEFT_OUT == set()
+    theirs = {name for name in dir(original) if not name.startswith("__")}  # torch.compile leaves names with __ in it
+    assert theirs - set(dir(modules)) - LEFT_OUT == set()
 
 
 def test_names_of_star_imports(original):

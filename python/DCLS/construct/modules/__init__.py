@@ -19,10 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import init
-from torch.nn.common_types import _size_1_t, _size_2_t, _size_3_t
+from torch.nn.common_types import _size_1_t as _size_1_t
+from torch.nn.common_types import _size_2_t as _size_2_t
+from torch.nn.common_types import _size_3_t as _size_3_t
 from torch.nn.modules import Module
 from torch.nn.modules.conv import convolution_notes
-from torch.nn.modules.utils import _pair, _reverse_repeat_tuple, _single, _triple
+from torch.nn.modules.utils import _pair as _pair
+from torch.nn.modules.utils import _reverse_repeat_tuple as _reverse_repeat_tuple
+from torch.nn.modules.utils import _single as _single
+from torch.nn.modules.utils import _triple as _triple
 from torch.nn.parameter import Parameter
 
 from DCLS import _exact, _operands
@@ -63,9 +68,6 @@ __all__ = [
     "torch",
     "warnings",
 ]
-
-# What it does not bring, but can be imported by name.
-_ = (_pair, _reverse_repeat_tuple, _single, _size_1_t, _size_2_t, _size_3_t, _triple)
 
 #: The layers that keep a module as their DCK. Not in the module itself: its copies and pickles would take them along.
 _LAYERS_OF: MutableMapping[nn.Module, "WeakSet[_Layer]"] = WeakKeyDictionary()
