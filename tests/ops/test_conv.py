@@ -467,7 +467,7 @@ def test_no_grad_within_torch_func():
 def test_defaults_are_those_of_the_schema():
     case = conv("gauss", 2, groups=1)
     arguments = (case.input, case.weight, case.positions, case.kernel_size, case.sigma)
-    expected = case.op(*arguments, None, [1, 1], [0, 0], 1, "gauss", "construct")
+    expected = case.op(*arguments, None, [1, 1], [0, 0], 1, "gauss", "auto", None)
     assert torch.equal(case.op(*arguments), expected)
 
 
