@@ -271,3 +271,28 @@ def test_layers_of_2021(cls, dilation):
     input = torch.randn(2, 4, 20, 20)
     torch.testing.assert_close(folded(input), layer(input))
     assert folded[0].weight.data_ptr() != layer.weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("extent", "settings", "is_channels_last"),
+    [
+        (17, {"padding": 8, "groups": 6}, True),
+        (17, {"padding": "same", "groups": 6}, True),
+        (13, {"padding": 6, "groups": 6}, False),  # oneDNN has a kernel for it
+        (17, {"padding": 0, "groups": 6}, False),
+        (17, {"padding": 8, "groups": 6, "padding_mode": "circular"}, False),  # padded before
+        (17, {"padding": 8, "groups": 3}, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("input_format", [torch.contiguous_format, torch.channels_last])
+def test_depthwise_weights_are_in_the_format_that_is_fast(extent, settings, is_channels_last, input_format):
+    layer = Dcls2d(6, 6, 3, dilated_kernel_size=extent, **settings)
+    folded = fold(layer)
+    # By strides: with one channel, is_contiguous() sees no difference.
+    assert (folded.weight.stride(1) == 1) == is_channels_last
+    input = torch.randn(2, 6, 20, 20).contiguous(memory_format=input_format)
+    torch.testing.assert_close(folded(input), layer(input))
+    other = fold(layer)
+    other.load_state_dict(folded.state_dict())
+    assert other.weight.stride() == folded.weight.stride()
