@@ -218,7 +218,7 @@ def write(name: str, constants: dict[tuple[int, int], list[float]], routes: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fits csrc/cpu/cost_table.h for the instruction set in use")
-    parser.add_argument("--shapes", type=int, default=160, help="how many are drawn (default: %(default)s)")
+    parser.add_argument("--shapes", type=int, default=320, help="how many are drawn (default: %(default)s)")
     parser.add_argument("--times", type=Path, help="read times from this file, or write them to it if there is none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
