@@ -21,7 +21,7 @@ class LearnedSpacingLayer(nn.Module):
 
     def construct_kernel(self) -> Tensor:
         """The dense kernel, differentiable."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say how its kernel is constructed")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         if recurse:

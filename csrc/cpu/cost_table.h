@@ -1,5 +1,4 @@
-// What things cost on the CPU (costs.h), in nanoseconds of one thread. Written by benchmarks/fit_costs.py, which
-// clang-format leaves alone.
+// What things cost on the CPU (costs.h), in nanoseconds of one thread. Tables are written by benchmarks/fit_costs.py.
 #pragma once
 
 #include <array>

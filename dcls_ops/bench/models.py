@@ -5,6 +5,7 @@ are random.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +31,7 @@ THRESHOLD, DECAY = 1.0, 0.5
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(ABC):
     """One kind of network at one size, and the steps it is trained for."""
 
     name: str
@@ -45,20 +46,20 @@ class Model:
     steps: int = 3  # an epoch
     position_factor: float = POSITION_FACTOR  # of the learning rate
 
+    @abstractmethod
     def build(self, layers: Any) -> nn.Module:
         """The network, from a module that has the layers."""
-        raise NotImplementedError
 
-    def begin_epoch(self, network: nn.Module, epoch: int) -> None:
+    def begin_epoch(self, network: nn.Module, epoch: int) -> None:  # noqa: B027, most have nothing to change
         """What changes between epochs: nothing."""
 
+    @abstractmethod
     def shrunk(self) -> "Model":
         """The same kind of network in little time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> str:
         """Its shape in a line."""
-        raise NotImplementedError
 
     @property
     def measured_epochs(self) -> list[int]:
@@ -203,7 +204,7 @@ class DelayNetwork(Model):
             parts += [causal, layer, nn.BatchNorm1d(outputs), _LeakyIntegrateAndFire()]
         return nn.Sequential(*parts[:-1], _LeakyMean())
 
-    def begin_epoch(self, network: nn.Module, epoch: int) -> None:
+    def begin_epoch(self, network: nn.Module, epoch: int) -> None:  # noqa: B027, most have nothing to change
         final = self.epochs // 4
         if 0 < epoch <= final:
             with torch.no_grad():
