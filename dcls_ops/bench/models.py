@@ -204,7 +204,7 @@ class DelayNetwork(Model):
             parts += [causal, layer, nn.BatchNorm1d(outputs), _LeakyIntegrateAndFire()]
         return nn.Sequential(*parts[:-1], _LeakyMean())
 
-    def begin_epoch(self, network: nn.Module, epoch: int) -> None:  # noqa: B027, most have nothing to change
+    def begin_epoch(self, network: nn.Module, epoch: int) -> None:
         final = self.epochs // 4
         if 0 < epoch <= final:
             with torch.no_grad():
