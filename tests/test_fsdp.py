@@ -1,7 +1,9 @@
 """FSDP2 shards along the first axis, which P has for the axes of the kernel: of two shards, one may be empty."""
 
+import os
 import tempfile
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -56,7 +58,13 @@ def check_layer(mesh, cls, arguments, axis):
 def run(rank, folder):
     warnings.filterwarnings("ignore", "DTensor random operators may not have complete support on cpu")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD_SIZE, init_method=f"file://{folder}/rendezvous")
+    dist.init_process_group(
+        "gloo",
+        rank=rank,
+        world_size=WORLD_SIZE,
+        init_method=f"file://{folder}/rendezvous",
+        timeout=timedelta(minutes=3),
+    )
     mesh = init_device_mesh("cpu", (WORLD_SIZE,))
     failures = []
     for cls, arguments in EVERY_LAYER:
@@ -66,7 +74,9 @@ def run(rank, folder):
             except Exception as error:
                 failures.append(f"{cls.__module__}.{cls.__name__}({arguments}), sharded along {axis}: {error!r}")
     Path(folder, f"{rank}").write_text("\n".join(failures))
-    dist.destroy_process_group()
+    dist.barrier()
+    # A thread of gloo may still hold the last tensors: it aborts if it lets go of them while Python shuts down.
+    os._exit(0)
 
 
 def test_every_layer_trains_sharded():
