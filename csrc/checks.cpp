@@ -9,6 +9,9 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kVersions{"v0", "v1", "max", "gauss"};
 constexpr std::array<std::string_view, 4> kMethods{"auto", "construct", "direct", "im2col"};
+// Of one, two and three spatial axes.
+constexpr std::array<std::string_view, 3> kKernelAxes{"kernel_length", "kernel_height, kernel_width",
+                                                      "kernel_depth, kernel_height, kernel_width"};
 
 // No extent, stride or padding comes near; below it, their sums and products fit 64 bits.
 constexpr int64_t kLimit = int64_t{1} << 31;
@@ -265,17 +268,17 @@ ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, co
     return check_geometry(op, input, kernel_size, out_channels, stride, padding, groups, method, touched_taps);
 }
 
-ConvArguments check_depthwise_conv2d_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,
-                                               const OptionalTensor& bias, const IntList& stride,
-                                               const IntList& padding) {
-    check(kernel.dim() == 4 && kernel.size(1) == 1, op,
-          "kernel must have shape (out_channels, 1, kernel_height, kernel_width), got ", shape(kernel));
+ConvArguments check_depthwise_conv_arguments(std::string_view op, int64_t spatial_axes, const Tensor& input,
+                                             const Tensor& kernel, const OptionalTensor& bias, const IntList& stride,
+                                             const IntList& padding) {
+    check(kernel.dim() == spatial_axes + 2 && kernel.size(1) == 1, op, "kernel must have shape (out_channels, 1, ",
+          kKernelAxes[spatial_axes - 1], "), got ", shape(kernel));
     check_floating(op, "kernel", kernel);
-    const IntList kernel_size{kernel.size(2), kernel.size(3)};
+    const IntList kernel_size(kernel.sizes().begin() + 2, kernel.sizes().end());
     check(kernel.numel() > 0, op, "kernel must not be empty, got ", shape(kernel));
-    check(input.dim() == 3 || input.dim() == 4, op, "input must have 3 (unbatched) or 4 dimensions, got ",
-          shape(input));
-    const int64_t channels = input.size(input.dim() - 3);
+    check(input.dim() == spatial_axes + 1 || input.dim() == spatial_axes + 2, op, "input must have ", spatial_axes + 1,
+          " (unbatched) or ", spatial_axes + 2, " dimensions, got ", shape(input));
+    const int64_t channels = input.size(input.dim() - spatial_axes - 1);
     check(channels >= 1 && kernel.size(0) % channels == 0, op, "out_channels ", kernel.size(0),
           " must be a multiple of the input's channels, got ", channels);
     check_like(op, "input", input, "kernel", kernel);

@@ -75,9 +75,9 @@ ConvArguments check_conv_arguments(std::string_view op, int64_t spatial_axes, co
                                    const IntList& stride, const IntList& padding, int64_t groups,
                                    std::string_view method, const OptionalInt& touched_taps);
 
-ConvArguments check_depthwise_conv2d_arguments(std::string_view op, const Tensor& input, const Tensor& kernel,
-                                               const OptionalTensor& bias, const IntList& stride,
-                                               const IntList& padding);
+ConvArguments check_depthwise_conv_arguments(std::string_view op, int64_t spatial_axes, const Tensor& input,
+                                             const Tensor& kernel, const OptionalTensor& bias, const IntList& stride,
+                                             const IntList& padding);
 
 // An output_mask of n entries, as an array.
 template <size_t n>

@@ -38,9 +38,21 @@ STABLE_TORCH_LIBRARY_FRAGMENT(DCLS_NAMESPACE, m) {
         "Tensor grad_bias)");
 
     m.def(
+        "depthwise_conv1d(Tensor input, Tensor kernel, Tensor? bias=None, SymInt[1] stride=1, SymInt[1] padding=0) "
+        "-> Tensor");
+    m.def(
         "depthwise_conv2d(Tensor input, Tensor kernel, Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0) "
         "-> Tensor");
     m.def(
+        "depthwise_conv3d(Tensor input, Tensor kernel, Tensor? bias=None, SymInt[3] stride=1, SymInt[3] padding=0) "
+        "-> Tensor");
+    m.def(
+        "depthwise_conv1d_backward(Tensor grad_output, Tensor input, Tensor kernel, SymInt[1] stride, "
+        "SymInt[1] padding, bool[3] output_mask) -> (Tensor grad_input, Tensor grad_kernel, Tensor grad_bias)");
+    m.def(
         "depthwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor kernel, SymInt[2] stride, "
         "SymInt[2] padding, bool[3] output_mask) -> (Tensor grad_input, Tensor grad_kernel, Tensor grad_bias)");
+    m.def(
+        "depthwise_conv3d_backward(Tensor grad_output, Tensor input, Tensor kernel, SymInt[3] stride, "
+        "SymInt[3] padding, bool[3] output_mask) -> (Tensor grad_input, Tensor grad_kernel, Tensor grad_bias)");
 }

@@ -67,23 +67,26 @@ struct Operators {
                                            : Backend::conv_backward(chosen, grad_output, convolution, mask);
     }
 
-    static Tensor depthwise_conv2d(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
-                                   const IntList& stride, const IntList& padding) {
-        return Backend::depthwise_conv2d(
+    template <int64_t spatial_axes>
+    static Tensor depthwise_conv(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
+                                 const IntList& stride, const IntList& padding) {
+        const std::string op = "depthwise_conv" + std::to_string(spatial_axes) + "d";
+        return Backend::depthwise_conv(
             input, kernel, bias,
-            check_depthwise_conv2d_arguments("depthwise_conv2d", input, kernel, bias, stride, padding));
+            check_depthwise_conv_arguments(op, spatial_axes, input, kernel, bias, stride, padding));
     }
 
-    static std::tuple<Tensor, Tensor, Tensor> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input,
-                                                                        const Tensor& kernel, const IntList& stride,
-                                                                        const IntList& padding,
-                                                                        const BoolList& output_mask) {
-        const std::string op = "depthwise_conv2d_backward";
+    template <int64_t spatial_axes>
+    static std::tuple<Tensor, Tensor, Tensor> depthwise_conv_backward(const Tensor& grad_output, const Tensor& input,
+                                                                      const Tensor& kernel, const IntList& stride,
+                                                                      const IntList& padding,
+                                                                      const BoolList& output_mask) {
+        const std::string op = "depthwise_conv" + std::to_string(spatial_axes) + "d_backward";
         const auto mask = check_output_mask<3>(op, output_mask);
         const ConvArguments arguments =
-            check_depthwise_conv2d_arguments(op, input, kernel, std::nullopt, stride, padding);
+            check_depthwise_conv_arguments(op, spatial_axes, input, kernel, std::nullopt, stride, padding);
         check_grad_output(op, grad_output, input, arguments);
-        const auto gradients = Backend::depthwise_conv2d_backward(grad_output, input, kernel, arguments, mask);
+        const auto gradients = Backend::depthwise_conv_backward(grad_output, input, kernel, arguments, mask);
         return {gradients[0], gradients[1], gradients[2]};
     }
 
@@ -126,8 +129,12 @@ void register_operators(torch::stable::detail::StableLibrary& m) {
     m.impl("conv2d", TORCH_BOX(&Ops::template conv<2>));
     m.impl("conv3d", TORCH_BOX(&Ops::template conv<3>));
     m.impl("conv_backward", TORCH_BOX(&Ops::conv_backward));
-    m.impl("depthwise_conv2d", TORCH_BOX(&Ops::depthwise_conv2d));
-    m.impl("depthwise_conv2d_backward", TORCH_BOX(&Ops::depthwise_conv2d_backward));
+    m.impl("depthwise_conv1d", TORCH_BOX(&Ops::template depthwise_conv<1>));
+    m.impl("depthwise_conv2d", TORCH_BOX(&Ops::template depthwise_conv<2>));
+    m.impl("depthwise_conv3d", TORCH_BOX(&Ops::template depthwise_conv<3>));
+    m.impl("depthwise_conv1d_backward", TORCH_BOX(&Ops::template depthwise_conv_backward<1>));
+    m.impl("depthwise_conv2d_backward", TORCH_BOX(&Ops::template depthwise_conv_backward<2>));
+    m.impl("depthwise_conv3d_backward", TORCH_BOX(&Ops::template depthwise_conv_backward<3>));
 }
 
 }  // namespace dcls

@@ -14,6 +14,9 @@ from torch import Tensor
 VERSIONS = ("v0", "v1", "max", "gauss")
 METHODS = ("auto", "construct", "direct", "im2col")
 
+# Of one, two and three spatial axes.
+_KERNEL_AXES = ("kernel_length", "kernel_height, kernel_width", "kernel_depth, kernel_height, kernel_width")
+
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 _DTYPES = (*_HALF_DTYPES, torch.float32, torch.float64)
 
@@ -192,19 +195,28 @@ def check_conv_arguments(
     return _check_geometry(check, input, kernel_size, out_channels, stride, padding)
 
 
-def check_depthwise_conv2d_arguments(
-    op: str, input: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
+def check_depthwise_conv_arguments(
+    op: str,
+    spatial_axes: int,
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
 ) -> ConvArguments:
     check = Checker(op)
     check(
-        kernel.dim() == 4 and kernel.shape[1] == 1,
-        f"kernel must have shape (out_channels, 1, kernel_height, kernel_width), got {tuple(kernel.shape)}",
+        kernel.dim() == spatial_axes + 2 and kernel.shape[1] == 1,
+        f"kernel must have shape (out_channels, 1, {_KERNEL_AXES[spatial_axes - 1]}), got {tuple(kernel.shape)}",
     )
     check.floating("kernel", kernel)
     out_channels, _, *kernel_size = kernel.shape
     check(kernel.numel() > 0, f"kernel must not be empty, got {tuple(kernel.shape)}")
-    check(input.dim() in (3, 4), f"input must have 3 (unbatched) or 4 dimensions, got {tuple(input.shape)}")
-    channels = input.shape[-3]
+    check(
+        input.dim() in (spatial_axes + 1, spatial_axes + 2),
+        f"input must have {spatial_axes + 1} (unbatched) or {spatial_axes + 2} dimensions, got {tuple(input.shape)}",
+    )
+    channels = input.shape[-spatial_axes - 1]
     check(
         channels >= 1 and out_channels % channels == 0,
         f"out_channels {out_channels} must be a multiple of the input's channels, got {channels}",

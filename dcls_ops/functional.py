@@ -13,7 +13,7 @@ from torch import Tensor
 from dcls_ops import ops as ops  # defines torch.ops.dcls
 from dcls_ops._arguments import Size, pad, padding_per_side, sizes, to_tuple
 
-__all__ = ["construct_kernel", "conv1d", "conv2d", "conv3d", "depthwise_conv2d"]
+__all__ = ["construct_kernel", "conv1d", "conv2d", "conv3d", "depthwise_conv1d", "depthwise_conv2d", "depthwise_conv3d"]
 
 
 def construct_kernel(
@@ -70,7 +70,7 @@ def _construct_kernel(
 # Python looks at shapes in these, for which torch.fx has no values: its graphs call them as they are. They are not the
 # public functions, because torch.fx finds a wrapped function by its name in this module only.
 torch.fx.wrap("_construct_kernel")
-torch.fx.wrap("_depthwise_conv2d")
+torch.fx.wrap("_depthwise_conv")
 
 
 def _conv(
@@ -205,6 +205,24 @@ def conv3d(
     return _conv(3, input, weight, positions, kernel_size, sigma, bias, *settings)
 
 
+def depthwise_conv1d(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+) -> Tensor:
+    """Depthwise convolution of (N, C, length) or (C, length) with dense kernels (m C, 1, kernel_length).
+
+    Arguments as in :func:`depthwise_conv2d`.
+
+    Example:
+        >>> depthwise_conv1d(torch.randn(2, 8, 100), torch.randn(8, 1, 25), padding="same").shape
+        torch.Size([2, 8, 100])
+    """
+    return _depthwise_conv(1, input, kernel, bias, stride, padding)
+
+
 def depthwise_conv2d(
     input: Tensor,
     kernel: Tensor,
@@ -226,18 +244,42 @@ def depthwise_conv2d(
 
     Raises:
         RuntimeError: if an argument does not fit the others; the message names it.
-        ValueError: if kernel_size, stride or padding has the wrong length, or padding is none of the above.
+        ValueError: if stride or padding has the wrong length, or padding is none of the above.
 
     Example:
         >>> depthwise_conv2d(torch.randn(2, 8, 14, 14), torch.randn(8, 1, 7, 7), padding="same").shape
         torch.Size([2, 8, 14, 14])
     """
-    return _depthwise_conv2d(input, kernel, bias, stride, padding)
+    return _depthwise_conv(2, input, kernel, bias, stride, padding)
 
 
-def _depthwise_conv2d(input: Tensor, kernel: Tensor, bias: Tensor | None, stride: Size, padding: Size | str) -> Tensor:
-    steps = to_tuple("stride", stride, 2)
-    kernel_size = sizes(kernel, *range(2, kernel.dim())) if padding == "same" else (1, 1)
+def depthwise_conv3d(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+) -> Tensor:
+    """Depthwise convolution of (N, C, depth, height, width) or (C, depth, height, width).
+
+    Dense kernels are (m C, 1, kernel_depth, kernel_height, kernel_width). Other arguments as in
+    :func:`depthwise_conv2d`.
+
+    Example:
+        >>> depthwise_conv3d(torch.randn(2, 8, 9, 9, 9), torch.randn(8, 1, 5, 5, 5), padding="same").shape
+        torch.Size([2, 8, 9, 9, 9])
+    """
+    return _depthwise_conv(3, input, kernel, bias, stride, padding)
+
+
+def _depthwise_conv(
+    spatial_axes: int, input: Tensor, kernel: Tensor, bias: Tensor | None, stride: Size, padding: Size | str
+) -> Tensor:
+    op = (torch.ops.dcls.depthwise_conv1d, torch.ops.dcls.depthwise_conv2d, torch.ops.dcls.depthwise_conv3d)[
+        spatial_axes - 1
+    ]
+    steps = to_tuple("stride", stride, spatial_axes)
+    kernel_size = sizes(kernel, *range(2, kernel.dim())) if padding == "same" else (1,) * spatial_axes
     padded, remaining = pad(input, padding_per_side(padding, kernel_size, steps))
-    output: Tensor = torch.ops.dcls.depthwise_conv2d(padded, kernel, bias, steps, remaining)
+    output: Tensor = op(padded, kernel, bias, steps, remaining)
     return output

@@ -140,26 +140,27 @@ def conv_backward(
     return _gradients(forward, (input, weight, positions, sigma, bias), grad_output)
 
 
-def depthwise_conv2d(
+def depthwise_conv(
     input: Tensor,
     kernel: Tensor,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] = 0,
 ) -> Tensor:
-    """Each channel convolved with its own kernels."""
-    convolution: Any = F.conv2d
-    output: Tensor = convolution(input, kernel, bias, stride, padding, groups=input.shape[-3])
+    """depthwise_conv1d, depthwise_conv2d and depthwise_conv3d: each channel convolved with its own kernels."""
+    spatial_axes = kernel.dim() - 2
+    convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[spatial_axes - 1]
+    output: Tensor = convolution(input, kernel, bias, stride, padding, groups=input.shape[-spatial_axes - 1])
     return output
 
 
-def depthwise_conv2d_backward(
+def depthwise_conv_backward(
     grad_output: Tensor, input: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]
 ) -> Gradients:
     """Gradients for input, kernel and bias."""
 
     def forward(input: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-        return depthwise_conv2d(input, kernel, bias, stride, padding)
+        return depthwise_conv(input, kernel, bias, stride, padding)
 
     return _gradients(forward, (input, kernel, input.new_zeros(kernel.shape[0])), grad_output)
 

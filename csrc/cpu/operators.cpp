@@ -45,22 +45,22 @@ struct Backend {
             is_depthwise(input, kernel, arguments) &&
             (kernel.scalar_type() == ScalarType::Double ||
              !is_faster_in_aten({kernel.sizes().begin() + 2, kernel.sizes().end()}, arguments.padding));
-        return is_ours ? depthwise_conv(input, cast(kernel, input.scalar_type()), bias, arguments)
+        return is_ours ? cpu::depthwise_conv(input, cast(kernel, input.scalar_type()), bias, arguments)
                        : aten_dense(input, kernel, bias, arguments);
     }
     static std::array<Tensor, 3> dense_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
                                                 const ConvArguments& arguments,
                                                 const std::array<bool, 3>& output_mask) {
         return is_depthwise(input, kernel, arguments)
-                   ? depthwise_conv_backward(grad_output, input, cast(kernel, input.scalar_type()), arguments,
+                   ? cpu::depthwise_conv_backward(grad_output, input, cast(kernel, input.scalar_type()), arguments,
                                              output_mask)
                    : aten_dense_backward(grad_output, input, kernel, arguments, output_mask);
     }
 
-    static constexpr auto depthwise_conv2d = dense;
-    static std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input,
-                                                           const Tensor& kernel, const ConvArguments& arguments,
-                                                           const std::array<bool, 3>& output_mask) {
+    static constexpr auto depthwise_conv = dense;
+    static std::array<Tensor, 3> depthwise_conv_backward(const Tensor& grad_output, const Tensor& input,
+                                                         const Tensor& kernel, const ConvArguments& arguments,
+                                                         const std::array<bool, 3>& output_mask) {
         auto gradients = dense_backward(grad_output, input, kernel, arguments, output_mask);
         gradients[1] = cast(gradients[1], kernel.scalar_type());
         return gradients;

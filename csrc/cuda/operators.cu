@@ -78,11 +78,17 @@ struct Backend {
                    : aten_dense_backward(grad_output, input, kernel, arguments, output_mask);
     }
 
-    static constexpr auto depthwise_conv2d = cuda::depthwise_conv2d;
-    static std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input,
-                                                           const Tensor& kernel, const ConvArguments& arguments,
-                                                           std::array<bool, 3> output_mask) {
-        return cuda::depthwise_conv2d_backward(grad_output, input, kernel, arguments, output_mask, input.scalar_type());
+    static Tensor depthwise_conv(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
+                                 const ConvArguments& arguments) {
+        return kernel.dim() == 4 ? cuda::depthwise_conv2d(input, kernel, bias, arguments)
+                                 : aten_dense(input, kernel, bias, arguments);
+    }
+    static std::array<Tensor, 3> depthwise_conv_backward(const Tensor& grad_output, const Tensor& input,
+                                                         const Tensor& kernel, const ConvArguments& arguments,
+                                                         std::array<bool, 3> output_mask) {
+        return kernel.dim() == 4 ? cuda::depthwise_conv2d_backward(grad_output, input, kernel, arguments, output_mask,
+                                                                   input.scalar_type())
+                                 : aten_dense_backward(grad_output, input, kernel, arguments, output_mask);
     }
 };
 

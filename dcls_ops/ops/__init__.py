@@ -7,4 +7,4 @@ from dcls_ops import _library as _library  # defines the operators, so it comes 
 from dcls_ops.ops import _flops as _flops
 from dcls_ops.ops import construct_kernel as construct_kernel
 from dcls_ops.ops import conv as conv
-from dcls_ops.ops import depthwise_conv2d as depthwise_conv2d
+from dcls_ops.ops import depthwise_conv as depthwise_conv

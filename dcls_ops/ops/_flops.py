@@ -72,12 +72,12 @@ def _conv_backward(
     return _convolution_backward(grad_output, input, (*weight[:2], *kernel_size), output_mask[0], needs_kernel_grad)
 
 
-@register_flop_formula(_OPS.depthwise_conv2d)
+@register_flop_formula([_OPS.depthwise_conv1d, _OPS.depthwise_conv2d, _OPS.depthwise_conv3d])
 def _depthwise_conv(input: Shape, kernel: Shape, *args: Any, out_shape: Shape, **kwargs: Any) -> int:
     return _convolution(input, kernel, out_shape)
 
 
-@register_flop_formula(_OPS.depthwise_conv2d_backward)
+@register_flop_formula([_OPS.depthwise_conv1d_backward, _OPS.depthwise_conv2d_backward, _OPS.depthwise_conv3d_backward])
 def _depthwise_conv_backward(
     grad_output: Shape,
     input: Shape,
