@@ -165,6 +165,11 @@ def depthwise_conv_backward(
     return _gradients(forward, (input, kernel, input.new_zeros(kernel.shape[0])), grad_output)
 
 
+# Their names when there was the two-dimensional operator alone.
+depthwise_conv2d = depthwise_conv
+depthwise_conv2d_backward = depthwise_conv_backward
+
+
 def function_of_tensors(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Callable[..., Any], list[int]]:
     """``function`` of those of its arguments that are tensors, the others fixed; and where these stand."""
     tensors_at = [index for index, argument in enumerate(arguments) if isinstance(argument, Tensor)]

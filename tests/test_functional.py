@@ -15,6 +15,7 @@ def parameters(axes):
     [(0, 1), (2, 1), (1, 2), ("same", 1), ("valid", 1), ("valid", 2)],
 )
 @pytest.mark.parametrize("extent", [4, 5])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # PyTorch's, of its own function
 def test_is_pytorch_s_function_with_the_dense_kernel(axes, padding, stride, extent):
     weight, positions = parameters(axes)
     input, bias = torch.randn(2, 3, *[9] * axes), torch.randn(4)
@@ -30,13 +31,16 @@ def test_is_pytorch_s_function_with_the_dense_kernel(axes, padding, stride, exte
         )
 
 
-@pytest.mark.parametrize("padding", [0, (3, 2), "same", "valid"])
-@pytest.mark.parametrize("kernel_size", [(7, 5), (6, 4)])
-def test_depthwise_conv2d(padding, kernel_size):
-    input, kernel, bias = torch.randn(2, 4, 9, 8), torch.randn(4, 1, *kernel_size), torch.randn(4)
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, (3, 2, 1), "same", "valid"])
+@pytest.mark.parametrize("kernel_size", [(7, 5, 3), (6, 4, 2)])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_depthwise_conv(axes, padding, kernel_size):
+    padding = padding[:axes] if isinstance(padding, tuple) else padding
+    input, kernel, bias = torch.randn(2, 4, *(9, 8, 7)[:axes]), torch.randn(4, 1, *kernel_size[:axes]), torch.randn(4)
     torch.testing.assert_close(
-        dcls.depthwise_conv2d(input, kernel, bias, padding=padding),
-        F.conv2d(input, kernel, bias, padding=padding, groups=4),
+        getattr(dcls, f"depthwise_conv{axes}d")(input, kernel, bias, padding=padding),
+        getattr(F, f"conv{axes}d")(input, kernel, bias, padding=padding, groups=4),
     )
 
 

@@ -42,8 +42,11 @@ def cases():
     unbatched = unbatched._replace(input=unbatched.input.detach()[0].requires_grad_())
     calls = [(f"conv{len(c.kernel_size)}d", tuple(c)) for c in (*convolutions, half, unbatched)]
     calls += [("construct_kernel", tuple(c[1:5])) for c in convolutions if c.version == "gauss"]
-    depthwise = [torch.randn(shape, requires_grad=True) for shape in ((2, 3, 8, 8), (3, 1, 5, 5), (3,))]
-    return [*calls, ("depthwise_conv2d", (*depthwise, [1, 1], [2, 2]))]
+    for axes in (1, 2, 3):
+        shapes = ((2, 3, *[8] * axes), (3, 1, *[5] * axes), (3,))
+        depthwise = [torch.randn(shape, requires_grad=True) for shape in shapes]
+        calls.append((f"depthwise_conv{axes}d", (*depthwise, [1] * axes, [2] * axes)))
+    return calls
 
 
 def test_agrees_with_the_compiled_kernels(cases, tmp_path):

@@ -117,20 +117,20 @@ class OfFunctions(nn.Module):
     def __init__(self, name, version="gauss", size=None, padding=1):
         super().__init__()
         self.name, self.version, self.padding = name, version, padding
-        axes = int(name[4]) if name[:4] == "conv" and name[4].isdigit() else 2
+        axes = int(name[-2]) if name[-2].isdigit() else 2
         self.size = (5, 4, 3)[:axes] if size is None else size
         drawn = parameters(version, (5, 4, 3)[:axes] if size is None else (size,) * axes, out_channels=6, in_channels=4)
         self.weight, self.positions = nn.Parameter(drawn.weight.float()), nn.Parameter(drawn.positions.float())
         self.sigma = nn.Parameter(drawn.sigma.float()) if drawn.sigma is not None else None
-        self.kernel = nn.Parameter(torch.randn(4, 1, 5, 4)) if name == "depthwise_conv2d" else None
+        self.kernel = nn.Parameter(torch.randn(4, 1, *self.size)) if "depthwise" in name else None
 
     def forward(self, input):
-        if self.name == "depthwise_conv2d":
-            return functional.depthwise_conv2d(input, self.kernel, padding=self.padding)
         if self.name == "construct_kernel":
             kernel = functional.construct_kernel(self.weight, self.positions, self.size, self.sigma, self.version)
             return torch.nn.functional.conv2d(input, kernel)
         convolution = getattr(functional, self.name)
+        if self.kernel is not None:
+            return convolution(input, self.kernel, padding=self.padding)
         return convolution(
             input, self.weight, self.positions, self.size, self.sigma, padding=self.padding, version=self.version
         )
@@ -142,7 +142,9 @@ class OfFunctions(nn.Module):
     [
         *(("construct_kernel", 2, {"version": version}) for version in VERSIONS),
         ("construct_kernel", 2, {"size": 5}),
+        ("depthwise_conv1d", 1, {}),
         ("depthwise_conv2d", 2, {}),
+        ("depthwise_conv3d", 3, {"padding": "same"}),
         ("depthwise_conv2d", 2, {"padding": "same"}),
         ("conv1d", 1, {}),
         ("conv2d", 2, {"size": 5}),

@@ -34,6 +34,14 @@ DEPTHWISE = {
     "stride": [1, 1],
     "padding": [0, 0],
 }
+DEPTHWISE_1D = {**DEPTHWISE, "input": tensor(2, 4, 9), "kernel": tensor(4, 1, 5), "stride": [1], "padding": [0]}
+DEPTHWISE_3D = {
+    **DEPTHWISE,
+    "input": tensor(4, 9, 8, 7),
+    "kernel": tensor(4, 1, 5, 3, 2),
+    "stride": [1] * 3,
+    "padding": [0] * 3,
+}
 CONV_BACKWARD = {
     "grad_output": tensor(2, 4, 5, 6),
     **{name: value for name, value in CONV.items() if name != "bias"},
@@ -47,21 +55,24 @@ KERNEL_BACKWARD = {
     "version": "gauss",
     "output_mask": [True] * 3,
 }
-DEPTHWISE_BACKWARD = {
-    "grad_output": tensor(2, 4, 5, 6),
-    "input": DEPTHWISE["input"],
-    "kernel": DEPTHWISE["kernel"],
-    "stride": [1, 1],
-    "padding": [0, 0],
-    "output_mask": [True] * 3,
-}
+
+
+def backward_of(depthwise, grad_output):
+    others = {name: value for name, value in depthwise.items() if name != "bias"}
+    return {"grad_output": grad_output, **others, "output_mask": [True] * 3}
+
+
 CALLS = {
     "conv2d": CONV,
     "construct_kernel": KERNEL,
     "conv_backward": CONV_BACKWARD,
     "construct_kernel_backward": KERNEL_BACKWARD,
     "depthwise_conv2d": DEPTHWISE,
-    "depthwise_conv2d_backward": DEPTHWISE_BACKWARD,
+    "depthwise_conv2d_backward": backward_of(DEPTHWISE, tensor(2, 4, 5, 6)),
+    "depthwise_conv1d": DEPTHWISE_1D,
+    "depthwise_conv3d": DEPTHWISE_3D,
+    "depthwise_conv1d_backward": backward_of(DEPTHWISE_1D, tensor(2, 4, 5)),
+    "depthwise_conv3d_backward": backward_of(DEPTHWISE_3D, tensor(4, 5, 6, 6)),
 }
 
 FLOATS = "torch.float16, torch.bfloat16, torch.float32 or torch.float64"
@@ -157,6 +168,12 @@ BAD = [
     ("depthwise_conv2d", {"padding": [-1, 0]}, "padding must be non-negative and below 2**31, got (-1, 0)"),
     ("depthwise_conv2d", {"input": tensor(2, 4, 4, 8)}, "kernel_size (5, 3) must not exceed the padded input, got (4, 8)"),
     ("depthwise_conv2d_backward", {"grad_output": tensor(2, 4, 6, 5)}, "grad_output must have shape (2, 4, 5, 6), got (2, 4, 6, 5)"),
+    ("depthwise_conv1d", {"kernel": tensor(4, 2, 5)}, "kernel must have shape (out_channels, 1, kernel_length), got (4, 2, 5)"),
+    ("depthwise_conv1d", {"input": tensor(2, 4, 9, 8)}, "input must have 2 (unbatched) or 3 dimensions, got (2, 4, 9, 8)"),
+    ("depthwise_conv1d_backward", {"padding": [0, 0]}, "padding must have 1 entry, got (0, 0)"),
+    ("depthwise_conv3d", {"kernel": tensor(4, 1, 5, 3)}, "kernel must have shape (out_channels, 1, kernel_depth, kernel_height, kernel_width), got (4, 1, 5, 3)"),
+    ("depthwise_conv3d", {"input": tensor(4, 9, 8)}, "input must have 4 (unbatched) or 5 dimensions, got (4, 9, 8)"),
+    ("depthwise_conv3d_backward", {"grad_output": tensor(4, 5, 6, 5)}, "grad_output must have shape (4, 5, 6, 6), got (4, 5, 6, 5)"),
 ]  # fmt: skip
 
 

@@ -44,11 +44,13 @@ def test_whatever_the_method_and_what_is_frozen(method, frozen):
     assert flops(layer, input) == flops(folded, input)
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("batch", [(2,), ()], ids=str)
-def test_depthwise_conv2d(batch):
-    convolution = torch.nn.Conv2d(4, 8, 5, stride=2, groups=4)
-    input = torch.randn(*batch, 4, 11, 11, requires_grad=True)
-    ours = flops(lambda x: functional.depthwise_conv2d(x, convolution.weight, convolution.bias, stride=2), input)
+def test_depthwise_conv(axes, batch):
+    convolution = getattr(torch.nn, f"Conv{axes}d")(4, 8, 5, stride=2, groups=4)
+    function = getattr(functional, f"depthwise_conv{axes}d")
+    input = torch.randn(*batch, 4, *[11] * axes, requires_grad=True)
+    ours = flops(lambda x: function(x, convolution.weight, convolution.bias, stride=2), input)
     assert ours == flops(convolution, input)
 
 
