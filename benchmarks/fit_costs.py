@@ -31,6 +31,7 @@ import torch
 from tqdm import tqdm
 
 from dcls_ops import _library
+from dcls_ops._costs import case
 from dcls_ops.bench.cases import CASES
 from dcls_ops.nn import _FURTHEST_TAP
 
@@ -123,19 +124,13 @@ def drawn(count: int, seed: int) -> Iterator[Shape]:
 def work(shape: Shape, method: str) -> tuple[int, list[float]]:
     """The route that a method takes, and its terms."""
     axes = len(shape.spatial)
-
-    def three(values: Any, missing: int) -> list[int]:
-        return [missing] * (3 - axes) + list(values)
-
-    numbers = [
-        shape.batch, shape.groups, shape.in_channels // shape.groups, shape.out_channels // shape.groups,
-        shape.kernel_count, axes, VERSIONS.index(shape.version), shape.touched_taps or 0,
-        *three(shape.spatial, 1), *three(shape.output, 1), *three(shape.kernel_size, 1),
-        *three([shape.stride] * axes, 1), *three(shape.padding, 0),
-    ]  # fmt: skip
+    weight = (shape.out_channels, shape.in_channels // shape.groups, shape.kernel_count)
+    numbers = case(
+        shape.batch, shape.groups, weight, axes, shape.version, shape.touched_taps,
+        shape.spatial, shape.kernel_size, [shape.stride] * axes, shape.padding,
+    )  # fmt: skip
     terms = (ctypes.c_double * TERMS)()
-    function = ctypes.CDLL(str(_library.LOADED["dcls"])).dcls_cpu_work
-    route = function(1 + METHODS.index(method), (ctypes.c_int64 * len(numbers))(*numbers), terms)
+    route = ctypes.CDLL(str(_library.LOADED["dcls"])).dcls_cpu_work(1 + METHODS.index(method), numbers, terms)
     return route, list(terms)
 
 

@@ -17,6 +17,8 @@ struct Case {
     Geometry geometry;
     Version version;
     OptionalInt touched_taps;
+    bool is_small;                // is_faster_in_aten
+    bool is_kernel_made = false;  // whether the dense kernel is there before the call
 
     bool is_depthwise() const { return geometry.in_channels == 1 && geometry.out_channels == 1; }
     double out_channels() const { return static_cast<double>(geometry.out_channels); }
@@ -68,13 +70,13 @@ struct Work {
 };
 
 // A dense kernel: its elements and their taps, once for all pixels, then a convolution.
-Work construct_work(const Case& c, bool is_small) {
+Work construct_work(const Case& c) {
     const Geometry& geometry = c.geometry;
     const double filters = c.out_channels() / c.pixels();
-    const double made = c.elements() * filters, added = made * c.touched_by_element();
+    const double made = c.is_kernel_made ? 0 : c.elements() * filters, added = made * c.touched_by_element();
     if (c.is_depthwise()) {
-        return {is_small ? Route::small_depthwise : Route::depthwise,
-                {1, is_small ? c.taps() : c.taps_inside(), c.taps() * filters, 0, made, added, c.rows(), c.calls()}};
+        return {c.is_small ? Route::small_depthwise : Route::depthwise,
+                {1, c.is_small ? c.taps() : c.taps_inside(), c.taps() * filters, 0, made, added, c.rows(), c.calls()}};
     }
     const int64_t lanes = inner_loops<float>().lanes;
     const bool is_fragmented =
@@ -130,15 +132,46 @@ Work im2col_work(const Case& c) {
              c.rows(), c.calls()}};
 }
 
-Work work(Method method, const Case& c, bool is_small) {
-    return method == Method::construct ? construct_work(c, is_small)
-           : method == Method::direct  ? direct_work(c)
-                                       : im2col_work(c);
+Work work(Method method, const Case& c) {
+    return method == Method::construct ? construct_work(c) : method == Method::direct ? direct_work(c) : im2col_work(c);
 }
 
 const Costs& costs() {
     const int64_t lanes = inner_loops<float>().lanes;
     return lanes == 16 ? kAvx512Costs : lanes == 8 ? kAvx2Costs : kGenericCosts;
+}
+
+double estimate(Method method, const Case& c, Pass pass) {
+    const Work done = work(method, c);
+    const auto& constants = costs()[static_cast<int>(done.route)][static_cast<int>(pass)];
+    double total = 0;
+    for (int term = 0; term < kCostTerms; ++term) {
+        total += constants[term] * done.terms[term];
+    }
+    return total;
+}
+
+// Of a call from Python: images, groups, channels of a group in and out, elements, spatial axes and how many of them
+// are learned, version, touched taps or 0; then input, output, kernel size, stride and padding with three axes each.
+Case case_of(const int64_t* shape) {
+    Case c{{}, static_cast<Version>(shape[7]), shape[8] > 0 ? OptionalInt(shape[8]) : std::nullopt, false};
+    Geometry& g = c.geometry;
+    g.images = shape[0];
+    g.groups = shape[1];
+    g.in_channels = shape[2];
+    g.out_channels = shape[3];
+    g.kernel_count = shape[4];
+    const int64_t spatial_axes = shape[5], learned_axes = shape[6];
+    g.first_axis = kAxes - static_cast<int>(learned_axes);
+    const int64_t* next = shape + 9;
+    for (Axes* axes : {&g.input, &g.output, &g.kernel_size, &g.stride, &g.padding}) {
+        std::copy_n(next, kAxes, axes->begin());
+        next += kAxes;
+    }
+    const IntList kernel_size(g.kernel_size.end() - spatial_axes, g.kernel_size.end());
+    const IntList padding(g.padding.end() - spatial_axes, g.padding.end());
+    c.is_small = is_faster_in_aten(kernel_size, padding);
+    return c;
 }
 
 }  // namespace
@@ -151,41 +184,28 @@ bool is_faster_in_aten(const IntList& kernel_size, const IntList& padding) {
 
 double cost(Method method, const Convolution& convolution, Pass pass) {
     const auto& [kernel, arguments] = std::tie(convolution.kernel, convolution.arguments);
-    const Case c{Geometry(kernel, arguments, batched(convolution.input, arguments)), kernel.version,
-                 arguments.touched_taps};
-    const Work done = work(method, c, is_faster_in_aten(kernel.kernel_size, arguments.padding));
-    const auto& constants = costs()[static_cast<int>(done.route)][static_cast<int>(pass)];
-    double total = 0;
-    for (int term = 0; term < kCostTerms; ++term) {
-        total += constants[term] * done.terms[term];
-    }
-    return total;
+    return estimate(method,
+                    Case{Geometry(kernel, arguments, batched(convolution.input, arguments)), kernel.version,
+                         arguments.touched_taps, is_faster_in_aten(kernel.kernel_size, arguments.padding)},
+                    pass);
 }
 
 }  // namespace dcls::cpu
 
-// For benchmarks/fit_costs.py: the route and the terms of a method, by number, for a case: images, groups, channels of
-// a group in and out, elements, spatial axes, version, touched taps or 0; then input, output, kernel size, stride and
-// padding with three axes each.
+// For benchmarks/fit_costs.py: the route and the terms of a method, by number.
 extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, const int64_t* shape, double* terms) {
-    using namespace dcls;
-    using namespace dcls::cpu;
-    Case c{{}, static_cast<Version>(shape[6]), shape[7] > 0 ? OptionalInt(shape[7]) : std::nullopt};
-    Geometry& g = c.geometry;
-    g.images = shape[0];
-    g.groups = shape[1];
-    g.in_channels = shape[2];
-    g.out_channels = shape[3];
-    g.kernel_count = shape[4];
-    g.first_axis = kAxes - static_cast<int>(shape[5]);
-    const int64_t* next = shape + 8;
-    for (Axes* axes : {&g.input, &g.output, &g.kernel_size, &g.stride, &g.padding}) {
-        std::copy_n(next, kAxes, axes->begin());
-        next += kAxes;
-    }
-    const IntList kernel_size(g.kernel_size.begin() + g.first_axis, g.kernel_size.end());
-    const IntList padding(g.padding.begin() + g.first_axis, g.padding.end());
-    const Work done = work(static_cast<Method>(method), c, is_faster_in_aten(kernel_size, padding));
+    const dcls::cpu::Work done = dcls::cpu::work(static_cast<dcls::Method>(method), dcls::cpu::case_of(shape));
     std::ranges::copy(done.terms, terms);
     return static_cast<int>(done.route);
+}
+
+// For dcls_ops/_kept_kernel.py: whether a forward pass with a dense kernel that is there already is the cheapest.
+extern "C" __attribute__((visibility("default"))) bool dcls_cpu_is_dense_cheapest(const int64_t* shape,
+                                                                                  bool is_shared) {
+    using namespace dcls;
+    cpu::Case c = cpu::case_of(shape);
+    c.is_kernel_made = true;
+    const auto cost = [&](Method method) { return cpu::estimate(method, c, Pass::forward); };
+    const double dense = cost(Method::construct);
+    return dense <= cost(Method::direct) && (!is_shared || dense <= cost(Method::im2col));
 }

@@ -5,12 +5,11 @@ Python looks at tensors here, for which torch.fx has no values: its graphs call 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dcls_ops import _dense
 from dcls_ops._arguments import is_traced, pad
 from dcls_ops._checks import VERSIONS, has_sigma
 from dcls_ops._original import positions_of, sigma_of
@@ -82,15 +81,12 @@ def dense_convolution(
     padding_mode: str,
     groups: int,
 ) -> Tensor:
-    """PyTorch's convolution, in the operators' dtypes: half inputs in their own, whatever the parameters are."""
+    """A convolution in the operators' dtypes: half inputs in their own, whatever the parameters are."""
     padded, padding = pad(input, sides, padding_mode)
     is_half = input.dtype in (torch.float16, torch.bfloat16) and kernel.dtype != torch.float64
     dtype = input.dtype if is_half else kernel.dtype
-    convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[kernel.dim() - 3]
-    output: Tensor = convolution(
-        padded, kernel.to(dtype), bias.to(dtype) if bias is not None else None, stride, padding, groups=groups
-    )
-    return output
+    bias = bias.to(dtype) if bias is not None else None
+    return _dense.dense_convolution(padded, kernel.to(dtype), bias, stride, padding, groups)
 
 
 torch.fx.wrap("operands")
