@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from dcls_ops._arguments import pad, padding_per_side
 from dcls_ops.ops._formats import in_format_of
 
 
@@ -29,3 +30,27 @@ def dense_convolution(
     return in_format_of(
         input, input.dim() == axes + 2, convolution(input, kernel, bias, stride, padding, groups=groups)
     )
+
+
+class _ByTheLibrary(nn.modules.conv._ConvNd):
+    """An ``nn.ConvNd`` of which every channel has one filter, computed by ``torch.ops.dcls.depthwise_conv*``.
+
+    Arguments, parameters and state_dict are those of ``nn.ConvNd``, with groups = in_channels = out_channels.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        sides = padding_per_side(self.padding, self.kernel_size, self.stride)
+        padded, padding = pad(input, sides, self.padding_mode)
+        return dense_convolution(padded, weight, bias, self.stride, padding, self.groups)
+
+
+class DepthwiseConv1d(_ByTheLibrary, nn.Conv1d):
+    __doc__ = str(_ByTheLibrary.__doc__)
+
+
+class DepthwiseConv2d(_ByTheLibrary, nn.Conv2d):
+    __doc__ = str(_ByTheLibrary.__doc__)
+
+
+class DepthwiseConv3d(_ByTheLibrary, nn.Conv3d):
+    __doc__ = str(_ByTheLibrary.__doc__)

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dcls_ops._costs import is_dense_cheapest
+from dcls_ops._dense import DepthwiseConv1d, DepthwiseConv2d, DepthwiseConv3d
 from dcls_ops._layer import LearnedSpacingLayer
+from dcls_ops.nn import DclsLayer
 
 __all__ = ["fold"]
 
@@ -21,6 +24,10 @@ _PACKAGES = ("dcls_ops", "DCLS")
 
 # Any: nn.ConvNd is annotated for tuples of its own length.
 _CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_DEPTHWISE_CONVOLUTIONS: tuple[Any, ...] = (DepthwiseConv1d, DepthwiseConv2d, DepthwiseConv3d)
+
+# Inputs for which a dense kernel must be the cheapest: numbers of images, and how many times the kernel's extent.
+_INPUTS = ((1, 1), (8, 3), (8, 8))
 
 # What a layer does between forward and PyTorch's convolution. A class that changes it computes something else.
 _INNER_METHODS = ("_conv_forward", "_construct", "_convolve", "construct_kernel")
@@ -34,13 +41,17 @@ _HOOKS = {
 Entry = type | nn.Module | str
 
 
-def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = ()) -> nn.Module:
+def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = (), backend: str = "torch") -> nn.Module:
     """A copy of the model in which every DCLS layer is a plain ``nn.Conv1d/2d/3d`` that computes the same.
 
     A layer that occurs in several places stays one layer. Parameters require gradients where the layer's weight and
     bias do. Weights of depthwise two-dimensional convolutions padded by more than 6 are channels_last, and so is then
     what they compute: PyTorch is many times as fast with them on the CPU. What wraps a layer stays: after
     ``torch.compile(layer)`` the convolution is compiled when it first runs.
+
+    With ``backend="dcls"`` the model needs this package, and is as fast as it can be on the CPU: depthwise convolutions
+    have the same parameters, contiguous, and call ``torch.ops.dcls.depthwise_conv*``; layers that compute faster
+    without a dense kernel, such as sparse ones and delays, are left as they are.
 
     A class with a ``forward`` of its own stays too, and its ``super().forward(input)`` runs a plain convolution,
     ``layer.folded_convolution``, in place of the layer's parameters. Such a model needs this package to run.
@@ -49,11 +60,12 @@ def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = ()) -> nn.Module:
         model: a model, or a layer.
         skip: what to leave as it is, with all that is in it: classes, modules of the model, or their names in
             ``model.named_modules()``.
+        backend: "torch", or "dcls" for speed on the CPU.
 
     Raises:
         ValueError: if a layer has forward or backward hooks; if its class has a ``forward`` that uses the parameters,
-            or changes how the kernel is made or convolved with; if ``skip`` names what is not in the model. The message
-            lists every such layer.
+            or changes how the kernel is made or convolved with; the message lists every such layer. If ``skip`` names
+            what is not in the model, or ``backend`` is neither of the two.
 
     Example:
         >>> from dcls_ops.nn import Dcls2d
@@ -62,11 +74,16 @@ def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = ()) -> nn.Module:
           (0): Conv2d(3, 8, kernel_size=(7, 7), stride=(1, 1))
         )
     """
+    if backend not in ("torch", "dcls"):
+        raise ValueError(f"backend must be 'torch' or 'dcls', got {backend!r}")
     skipped = _modules_in(model, skip)
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, LearnedSpacingLayer) and not isinstance(module, _Folded) and id(module) not in skipped
+        if isinstance(module, LearnedSpacingLayer)
+        and not isinstance(module, _Folded)
+        and id(module) not in skipped
+        and (backend == "torch" or _is_dense_cheapest(module))
     }
     refused = [
         f"\n  {name or 'the model itself'} ({_class_of(layer).__name__}): {reason}"
@@ -79,7 +96,7 @@ def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = ()) -> nn.Module:
     memo: dict[int, Any] = {}
     around = []
     for layer in layers.values():
-        convolution = _folded(layer)
+        convolution = _folded(layer, backend)
         if _has_forward_of_its_own(layer):
             folded_class = _folded_class(_class_of(layer))
             memo[id(layer)] = folded_class.__new__(folded_class)
@@ -92,10 +109,11 @@ def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = ()) -> nn.Module:
     return copied
 
 
-def _folded(layer: Any) -> nn.Module:
+def _folded(layer: Any, backend: str) -> nn.Module:
     """The convolution alone."""
     kernel = layer.construct_kernel().detach().clone()
-    convolution: nn.Module = _CONVOLUTIONS[kernel.dim() - 3](
+    is_ours = backend == "dcls" and kernel.shape[0] == layer.groups == layer.in_channels
+    convolution: nn.Module = (_DEPTHWISE_CONVOLUTIONS if is_ours else _CONVOLUTIONS)[kernel.dim() - 3](
         layer.in_channels,
         layer.out_channels,
         tuple(kernel.shape[2:]),
@@ -106,13 +124,37 @@ def _folded(layer: Any) -> nn.Module:
         padding_mode=layer.padding_mode,
         device="meta",
     )
-    if _is_slow_unless_channels_last(layer, kernel):
+    if not is_ours and _is_slow_unless_channels_last(layer, kernel):
         # Not contiguous(), which sees no difference where there is one channel.
         kernel = kernel.to(memory_format=torch.channels_last)
     convolution.weight = nn.Parameter(kernel, requires_grad=layer.weight.requires_grad)
     if layer.bias is not None:
         convolution.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=layer.bias.requires_grad)
     return convolution.train(layer.training)
+
+
+def _is_dense_cheapest(layer: Any) -> bool:
+    """By the library's rule, for inputs of every size. Layers of other classes have dense kernels only."""
+    if not isinstance(layer, DclsLayer):
+        return True
+    if layer.method != "auto":
+        return layer.method == "construct"
+    return all(
+        is_dense_cheapest(
+            layer.P.shape[1] == 1 and not layer.dense_kernel_size,
+            images,
+            layer.groups,
+            layer.weight.shape,
+            len(layer.dilated_kernel_size),
+            layer.version,
+            layer.touched_taps,
+            tuple(times * extent for extent in layer.kernel_size),
+            layer.kernel_size,
+            layer.stride,
+            tuple(extent // 2 for extent in layer.kernel_size),
+        )
+        for images, times in _INPUTS
+    )
 
 
 def _is_slow_unless_channels_last(layer: Any, kernel: Tensor) -> bool:

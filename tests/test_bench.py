@@ -13,7 +13,7 @@ from dcls_ops.bench import report, run
 from dcls_ops.bench.cases import CASES, select
 from dcls_ops.bench.implementations import AUTO, COMPILED, DEPTHWISE, implementations
 from dcls_ops.bench.measuring import peak_growth
-from dcls_ops.bench.models import MODELS, OURS, dcls_layers, trainings
+from dcls_ops.bench.models import FOLDED, FOLDED_FOR_SPEED, MODELS, OURS, dcls_layers, trainings
 from dcls_ops.bench.targets import Target, targets
 
 STAGES = ("96-56", "192-28", "384-14", "768-7")
@@ -182,7 +182,9 @@ def test_writes_the_table_of_models(monkeypatch, tmp_path, capsys):
             ("original", OURS), model.epochs
         )
         assert found["loss_difference"] < 0.1
-    rows = [line.split("|")[1:-1] for line in page.read_text().splitlines() if line.startswith("|")]
+    tables = [table for table in page.read_text().split("\n\n") if table.startswith("|")]
+    rows, inferences = ([line.split("|")[1:-1] for line in table.splitlines()] for table in tables)
+    assert [cells[0].strip() for cells in inferences[2:]] == [*MODELS]
     assert [cells[0].strip() for cells in rows[2:]] == [
         *("convnext-v0", "convnext-v1", "audio-convnext"),
         *("snn-delays, epoch 1", "snn-delays, epoch 4", "snn-delays, all 4 epochs", "csnn-1d"),
@@ -202,9 +204,12 @@ def test_a_model_without_the_original():
         "milliseconds": {OURS: [12.34]},
         "loss_difference": None,
         "peak_bytes": {OURS: {"0": None}},
+        "inference_milliseconds": {OURS: 2.0, FOLDED: 8.0, FOLDED_FOR_SPEED: 1.5},
     }
     row = report.model_lines({"csnn-1d": result})[4]
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["csnn-1d", "", "12.3", "", "", "", ""]
+    row = report.inference_lines({"csnn-1d": result})[-1]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["csnn-1d", "", "2.00", "8.00", "1.50", "0.75"]
 
 
 def test_writes_what_it_measures(monkeypatch, tmp_path, capsys):

@@ -10,8 +10,9 @@ from DCLS.construct.modules.Dcls import Dcls2d as DilatedDcls2d
 from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
 from torch import nn
 
+from dcls_ops._dense import DepthwiseConv1d, DepthwiseConv2d, DepthwiseConv3d
 from dcls_ops.deploy import fold
-from dcls_ops.nn import Dcls2_1d, Dcls2d, DclsLayer
+from dcls_ops.nn import Dcls1d, Dcls2_1d, Dcls2d, Dcls3d, DclsLayer
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # PyTorch's, on its own layers
@@ -296,3 +297,55 @@ def test_depthwise_weights_are_in_the_format_that_is_fast(extent, settings, is_c
     other = fold(layer)
     other.load_state_dict(folded.state_dict())
     assert other.weight.stride() == folded.weight.stride()
+
+
+# "construct", because what "auto" takes depends on the processor.
+DENSE = {"groups": 4, "method": "construct"}
+FOR_SPEED = [
+    (Dcls2d(4, 4, 9, dilated_kernel_size=7, padding=3, **DENSE), (20, 20), DepthwiseConv2d),
+    (Dcls2d(4, 4, 9, dilated_kernel_size=7, padding=3, padding_mode="circular", **DENSE), (20, 20), DepthwiseConv2d),
+    (Dcls2d(4, 4, 9, dilated_kernel_size=6, padding="same", bias=False, **DENSE), (20, 20), DepthwiseConv2d),
+    (Dcls3d(4, 4, 30, dilated_kernel_size=5, stride=2, **DENSE), (14, 12, 13), DepthwiseConv3d),
+    (Dcls1d(4, 4, 9, dilated_kernel_size=9, padding=4, **DENSE), (90,), DepthwiseConv1d),
+    (Dcls2_1d(4, 4, 3, dense_kernel_size=7, dilated_kernel_size=9, **DENSE), (20, 20), DepthwiseConv2d),
+    (Padded(4, 4, 9, dilated_kernel_size=7, padding=3, **DENSE), (20, 20), Padded),
+    (SharedDcls2d(4, 4, 3, dilation=2, groups=4), (20, 20), DepthwiseConv2d),
+    (Dcls2d(4, 8, 9, dilated_kernel_size=3, **DENSE), (20, 20), nn.Conv2d),
+    (Dcls2d(4, 6, 9, dilated_kernel_size=3, method="construct"), (20, 20), nn.Conv2d),
+    (Dcls2d(4, 4, 9, dilated_kernel_size=7, groups=4, method="direct"), (20, 20), Dcls2d),
+    (Dcls1d(64, 64, 1, dilated_kernel_size=31, version="v1"), (90,), Dcls1d),  # delays
+    (modules.Dcls1d(64, 64, 1, dilated_kernel_size=31, version="v1"), (90,), modules.Dcls1d),
+    (Dcls2d(8, 8, 4, dilated_kernel_size=31, shared_positions=True), (40, 40), Dcls2d),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize(("layer", "size", "expected"), FOR_SPEED)
+def test_folded_for_speed(layer, size, expected):
+    input = torch.randn(2, layer.in_channels, *size)
+    if isinstance(layer, Padded):
+        input = input.permute(0, 2, 3, 1)
+    model = nn.Sequential(layer, nn.ReLU())
+    folded = fold(model, backend="dcls")
+    assert type(folded[0]).__name__ == expected.__name__
+    torch.testing.assert_close(folded(input), model(input))
+    if issubclass(expected, DclsLayer):
+        return
+    plain = fold(model)
+    plain.load_state_dict(folded.state_dict())  # the same parameters
+    torch.testing.assert_close(plain(input), folded(input))
+    for each in (copy.deepcopy(folded), torch.export.export(folded, (input,)).module()):
+        torch.testing.assert_close(each(input), folded(input))
+    torch.compiler.reset()  # not one more recompilation of nn.Sequential.forward
+    compiled = torch.compile(folded, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(input), folded(input))
+
+
+def test_the_operator_computes_what_is_folded_for_speed():
+    graph = torch.export.export(fold(FOR_SPEED[0][0], backend="dcls"), (torch.randn(2, 4, 20, 20),)).graph
+    assert "dcls.depthwise_conv2d" in str(graph)
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match=r"^backend must be 'torch' or 'dcls', got 'onnx'$"):
+        fold(nn.Sequential(), backend="onnx")

@@ -18,9 +18,11 @@ from torch import Tensor
 from dcls_ops import reference
 from dcls_ops._original import SMALLEST_SIGMA, in_input_order
 from dcls_ops.bench.cases import Case, Tensors
+from dcls_ops.nn import Dcls1d, Dcls2d, Dcls3d
 
 ORIGINAL, COMPILED = "original", "original, compiled"
 ATEN, AUTO, DEPTHWISE = "F.conv", "dcls, auto", "depthwise_conv2d"
+EVAL = "dcls, layer.eval()"
 CHANNELS_LAST = ", channels_last"
 #: What is timed; construction only where there is something to construct.
 MEASURES = ("forward", "grad_input", "grad_parameters", "construction", "step")
@@ -37,10 +39,13 @@ class Implementation:
     # (grad_output, of the input?, of the parameters?): instead of autograd, where only the operator is of interest.
     gradients: Callable[[Tensor, bool, bool], Any] | None = None
     is_compiled: bool = False
+    is_inference: bool = False
 
     def measures(self) -> tuple[str, ...]:
         if self.is_compiled:
             return ("step",)  # each of the others is compiled by itself, for half a minute
+        if self.is_inference:
+            return ("forward",)
         return tuple(measure for measure in MEASURES if measure != "construction" or self.construct)
 
     def prepare(self, measure: str) -> Callable[[], Any]:
@@ -174,6 +179,23 @@ def _ours(case: Case, tensors: Tensors, method: str, is_channels_last: bool = Fa
     return Implementation(input, leaves, run, construct if method == "auto" and not is_channels_last else None)
 
 
+def _eval(case: Case, tensors: Tensors, is_channels_last: bool = False) -> Implementation:
+    """A layer that does not train, which keeps its kernel."""
+    make = (Dcls1d, Dcls2d, Dcls3d)[case.axes - 1]
+    layer = make(
+        case.in_channels, case.out_channels, case.kernel_count, padding=case.padding,
+        dilated_kernel_size=case.kernel_size, groups=case.groups, bias=False, version=case.version,
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        layer.weight.copy_(tensors.weight)
+        layer.P.copy_(tensors.positions)
+        if tensors.sigma is not None:
+            assert layer.SIG is not None
+            layer.SIG.copy_(tensors.sigma - SMALLEST_SIGMA[case.version])
+    input = _leaf(tensors.input, is_channels_last)
+    return Implementation(input, (), partial(layer, input), is_inference=True)
+
+
 def implementations(case: Case, original: ModuleType | None) -> dict[str, Callable[[Tensors], Implementation]]:
     """Who can compute a case: makers by name."""
     makers: dict[str, Callable[[Tensors], Implementation]] = {}
@@ -194,4 +216,6 @@ def implementations(case: Case, original: ModuleType | None) -> dict[str, Callab
         makers[f"dcls, {method}"] = partial(_ours, case, method=method)
     if case.is_depthwise:
         makers[AUTO + CHANNELS_LAST] = partial(_ours, case, method="auto", is_channels_last=True)
+        makers[EVAL] = partial(_eval, case)
+        makers[EVAL + CHANNELS_LAST] = partial(_eval, case, is_channels_last=True)
     return makers

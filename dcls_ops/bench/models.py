@@ -6,7 +6,7 @@ are random.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -19,8 +19,10 @@ from DCLS.construct import modules as drop_in
 from torch import Tensor, nn
 
 from dcls_ops.bench.implementations import ORIGINAL, silent
+from dcls_ops.deploy import fold
 
 OURS = "dcls"
+FOLDED, FOLDED_FOR_SPEED = "dcls, folded", "dcls, folded, backend dcls"
 LEARNING_RATE = 1e-3
 #: The published factor for positions and widths, in vision.
 POSITION_FACTOR = 5
@@ -331,6 +333,13 @@ class Training:
         for layer in dcls_layers(self.network):
             layer.clamp_parameters()
         self.losses.append(loss.item())
+
+
+def inferences(made: Mapping[str, Training]) -> dict[str, nn.Module]:
+    """What computes the same from inputs: trained networks, and ours folded."""
+    networks = {name: training.network.eval() for name, training in made.items()}
+    ours = networks[OURS]
+    return {**networks, FOLDED: fold(ours), FOLDED_FOR_SPEED: fold(ours, backend="dcls")}
 
 
 def trainings(model: Model, original: ModuleType | None) -> dict[str, Training]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dcls_ops.bench.cases import CASES
 from dcls_ops.bench.implementations import AUTO, DEPTHWISE, MEASURES, ORIGINAL
-from dcls_ops.bench.models import MODELS, OURS
+from dcls_ops.bench.models import FOLDED, FOLDED_FOR_SPEED, MODELS, OURS
 from dcls_ops.bench.targets import (
     Result,
     Target,
@@ -145,7 +145,18 @@ def model_lines(results: Mapping[str, Result]) -> list[str]:
         f"- `{name}`: {MODELS[name].describe()}; {result['parameters'] / 1e6:.2f} million parameters."
         for name, result in results.items()
     )
-    return ["### Whole models", "", *table(header, rows), "", *notes]
+    return ["### Whole models", "", *table(header, rows), "", *notes, "", *inference_lines(results)]
+
+
+def inference_lines(results: Mapping[str, Result]) -> list[str]:
+    """What is fastest where a model does not train."""
+    rows = []
+    for name, result in results.items():
+        taken = result["inference_milliseconds"]
+        shown = [_number(taken.get(each)) for each in (ORIGINAL, OURS, FOLDED, FOLDED_FOR_SPEED)]
+        rows.append([name, *shown, f"{taken[FOLDED_FOR_SPEED] / taken[OURS]:.2f}"])
+    header = ("ms an inference", "original", "ours", "`fold`", '`fold(backend="dcls")`', "that to ours")
+    return ["Of the same models, trained:", "", *table(header, rows)]
 
 
 def target_lines(found: Sequence[Target]) -> list[str]:

@@ -5,6 +5,7 @@ import importlib
 import itertools
 import statistics
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from dcls_ops.bench import report
 from dcls_ops.bench.cases import CASES, Case, select
@@ -25,9 +27,11 @@ from dcls_ops.bench.implementations import (
     original_version,
 )
 from dcls_ops.bench.measuring import ceilings, four_digits, machine, medians, milliseconds, peak_growth
-from dcls_ops.bench.models import MODELS, OURS, Model, trainings
+from dcls_ops.bench.models import MODELS, OURS, Model, inferences, trainings
 from dcls_ops.bench.targets import targets
 
+#: How often a model's inference is timed.
+INFERENCES = 5
 #: Whose peak memory is measured, each time in a process of its own.
 WITH_PEAK = (ORIGINAL, ATEN, AUTO)
 
@@ -113,6 +117,8 @@ def measure_model(model: Model, original: ModuleType | None, folder: Path, progr
         pairs = zip(*(made[name].losses for name in (OURS, ORIGINAL)), strict=True)
         difference = four_digits(max(abs(ours - theirs) / theirs for ours, theirs in pairs))
     parameters = sum(parameter.numel() for parameter in made[OURS].network.parameters())
+    progress.set_postfix_str(f"{model.name}, inference")
+    inference = measure_inference(inferences(made), model.draw(0)[0], progress)
     made.clear()
 
     peak: dict[str, dict[str, int | None]] = {name: {} for name in taken}
@@ -124,9 +130,21 @@ def measure_model(model: Model, original: ModuleType | None, folder: Path, progr
         "shape": {key: value for key, value in asdict(model).items() if key != "name"},
         "parameters": parameters,
         "milliseconds": taken,
+        "inference_milliseconds": inference,
         "loss_difference": difference,
         "peak_bytes": peak,
     }
+
+
+@torch.no_grad()
+def measure_inference(networks: Mapping[str, nn.Module], input: Tensor, progress: Any) -> dict[str, float]:
+    """Medians of networks that take turns."""
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(1 + INFERENCES):
+        for name, network in networks.items():
+            times[name].append(milliseconds(partial(network, input)))
+            progress.update()
+    return {name: four_digits(statistics.median(values[1:])) for name, values in times.items()}
 
 
 def count_steps(cases: list[Case], models: list[Model], original: ModuleType | None) -> int:
@@ -137,7 +155,8 @@ def count_steps(cases: list[Case], models: list[Model], original: ModuleType | N
         for name, make in implementations(small, original).items():
             count += len(make(small.draw()).measures()) + (name in WITH_PEAK)
     trained = sum(model.step_count + len(model.measured_epochs) for model in models)
-    return count + trained * (1 if original is None else 2)
+    packages = 1 if original is None else 2
+    return count + trained * packages + len(models) * (1 + INFERENCES) * (packages + 2)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dcls_ops.bench.cases import CASES
-from dcls_ops.bench.implementations import AUTO, CHANNELS_LAST, COMPILED, DEPTHWISE, ORIGINAL
+from dcls_ops.bench.implementations import AUTO, CHANNELS_LAST, COMPILED, DEPTHWISE, EVAL, ORIGINAL
 
 #: What was measured of a case, as in the JSON.
 Result = dict[str, Any]
@@ -100,7 +100,7 @@ def _depthwise(results: dict[str, Result], ceilings: dict[str, float]) -> Iterat
         memory = ratio(results[case].get("construction_peak_bytes"), results[case]["dense_kernel_bytes"])
         yield Target(case, "construction's peak memory, in dense kernels", memory, 1.2, is_upper=True)
         aten = fastest(results, case, "F.conv", "forward")
-        for name, what in ((AUTO, "the layer"), (DEPTHWISE, "the folded kernel")):
+        for name, what in ((EVAL, "the layer"), (DEPTHWISE, "the folded kernel")):
             figure = ratio(aten, fastest(results, case, name, "forward"))
             yield Target(case, f"inference of {what}, times F.conv's speed on the folded kernel", figure, 1)
 
