@@ -41,13 +41,15 @@ constexpr int64_t kTapsAtOnce = 32;
 constexpr int64_t kItems = 16;
 constexpr int64_t kSmallestTile = 512;
 
-// Groups whose channels are copied at once, of a side of a cache line's worth.
+// Groups of an item: of a channels_last tensor as many as have a cache line's worth of channels, which are copied at
+// once, as long as every thread gets an item. Each group's sums are the same for any number.
 int64_t groups_at_once(const Geometry& geometry, int64_t together, const Side& one, const Side& other) {
-    const bool channels_last = one.planes.is_channels_last() || other.planes.is_channels_last();
-    const int64_t channels = std::max(one.channels, other.channels);
-    return channels_last && together == 1
-               ? std::clamp<int64_t>(kMostPlanes / std::max<int64_t>(channels, 1), 1, geometry.groups)
-               : 1;
+    if (together > 1 || !(one.planes.is_channels_last() || other.planes.is_channels_last())) {
+        return 1;
+    }
+    const int64_t channels = std::max<int64_t>({one.channels, other.channels, 1});
+    const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+    return std::max<int64_t>(std::min(kMostPlanes / channels, geometry.groups / threads), 1);
 }
 
 // What the workers of one call have in common.
