@@ -12,7 +12,8 @@
 // image included (boxes.h), and adds what every touched tap gives to every result channel (tap_sums.h). For the third,
 // a work item is some filters, for which it visits all tiles in order; the gradients of a filter's taps are then
 // contracted with its elements. Each result belongs to one work item and is summed in one order, so results do not
-// depend on the number of threads.
+// depend on the number of threads. Of small groups in channels_last tensors an item takes several, whose channels share
+// cache lines.
 //
 // Bound by the sums (inner_loops/tap_sums.h).
 #include "conv_direct.h"
