@@ -74,7 +74,7 @@ def test_agrees_with_the_reference(available):
     if available == _library.cpu_capability():
         pytest.skip("this process runs the same tests")
     # The tests of threads, because the number of lanes decides what work there is to share out.
-    arguments = pytest_arguments("test_inner_loops.py", "test_depthwise_conv2d.py")
+    arguments = pytest_arguments("test_inner_loops.py", "test_depthwise_conv.py")
     assert_passed(run(*arguments, "-k", "inner_loops or threads", capability=available))
 
 
