@@ -16,9 +16,7 @@ Layout box_layout(int64_t images, int64_t together, int64_t grids, const Axes& s
     const int64_t row = (round_up(size[2], multiple) + reach[2]) * together;
     const int64_t plane = (size[1] + reach[1]) * row;
     const int64_t grid = (size[0] + reach[0]) * plane;
-    // A cache line more, because channels a multiple of 4 KiB apart would share a few sets of the cache.
-    const int64_t line = kBufferAlignment / static_cast<int64_t>(sizeof(T));
-    return {images * grids * grid + line, grids * grid, grid, plane, row};
+    return {images * grids * grid, grids * grid, grid, plane, row};
 }
 
 // The input or the output of a convolution. Its pixels are sorted into grids: pixel j of grid r is the pixel
@@ -58,10 +56,13 @@ class Boxes {
  public:
     // Room for `channels` channels of a tile of some images and that size, and for what taps reach from it.
     Boxes(const Side& side, int64_t channels, int64_t images, int64_t together, const Axes& size, const Axes& reach)
-        : side_(side),
-          together_(together),
-          layout_(box_layout<T>(images, together, side.grid_count(), size, reach)),
-          entries_(channels * layout_.channel) {}
+        : side_(side), together_(together), layout_(box_layout<T>(images, together, side.grid_count(), size, reach)) {
+        if (copies_channels()) {
+            // A cache line apart: at a distance of 4 KiB they would share a few sets of the cache.
+            layout_.channel += kBufferAlignment / static_cast<int64_t>(sizeof(T));
+        }
+        entries_.resize(channels * layout_.channel);
+    }
 
     T* at(int64_t channel, int64_t grid) { return &entries_[channel * layout_.channel + grid * layout_.grid]; }
     const Layout& layout() const { return layout_; }
@@ -117,6 +118,9 @@ class Boxes {
         return {begin, std::max(begin, end), at + begin * stride};
     }
 
+    // Whether channels are copied several at once.
+    bool copies_channels() const { return together_ == 1 && side_.planes.is_channels_last(); }
+
     // A row of a box, of as many channels as are copied at once.
     struct Row {
         int64_t image, channel, channels;
@@ -127,7 +131,7 @@ class Boxes {
     // body(row of the first channel, Row).
     template <typename Body>
     void for_each_row(int64_t channels, const Tile& tile, const Body& body) {
-        const int64_t at_once = together_ == 1 && side_.planes.is_channels_last() ? kMostPlanes : 1;
+        const int64_t at_once = copies_channels() ? kMostPlanes : 1;
         if (at_once > 1) {
             lanes_.resize(kMostPlanes * tile.size[2]);
         }
