@@ -56,10 +56,13 @@ class Boxes {
  public:
     // Room for `channels` channels of a tile of some images and that size, and for what taps reach from it.
     Boxes(const Side& side, int64_t channels, int64_t images, int64_t together, const Axes& size, const Axes& reach)
-        : side_(side),
-          together_(together),
-          layout_(box_layout<T>(images, together, side.grid_count(), size, reach)),
-          entries_(channels * layout_.channel) {}
+        : side_(side), together_(together), layout_(box_layout<T>(images, together, side.grid_count(), size, reach)) {
+        if (copies_channels()) {
+            // A cache line apart: at a distance of 4 KiB they would share a few sets of the cache.
+            layout_.channel += kBufferAlignment / static_cast<int64_t>(sizeof(T));
+        }
+        entries_.resize(channels * layout_.channel);
+    }
 
     T* at(int64_t channel, int64_t grid) { return &entries_[channel * layout_.channel + grid * layout_.grid]; }
     const Layout& layout() const { return layout_; }
@@ -68,26 +71,35 @@ class Boxes {
 
     // `count` channels of the tensor, from `first` on, with zeros outside of it.
     void load(int64_t first, int64_t count, const Tile& tile) {
-        for_each_row(count, tile,
-                     [&](T* row, int64_t image, int64_t c, const Axes& at, int64_t before, int64_t pixels) {
-                         std::fill_n(row, before * together_, T(0));
-                         if (pixels > 0) {
-                             side_.planes.read(image * together_, together_, first + c, at, side_.stride[2], pixels,
-                                               row + before * together_);
-                         }
-                         std::fill(row + (before + pixels) * together_, row + tile.size[2] * together_, T(0));
-                     });
+        for_each_row(count, tile, [&](T* row, const Row& r) {
+            for (int64_t c = 0; c < r.channels; ++c) {
+                T* const of_channel = row + c * layout_.channel;
+                std::fill_n(of_channel, r.before * together_, T(0));
+                std::fill(of_channel + (r.before + r.pixels) * together_, of_channel + tile.size[2] * together_, T(0));
+            }
+            T* const inside = row + r.before * together_;
+            if (r.channels > 1 && r.pixels > 0) {
+                side_.planes.read_channels(r.image, first + r.channel, r.channels, r.first, side_.stride[2], r.pixels,
+                                           inside, layout_.channel, lanes_.data());
+            } else if (r.pixels > 0) {
+                side_.planes.read(r.image * together_, together_, first + r.channel, r.first, side_.stride[2], r.pixels,
+                                  inside);
+            }
+        });
     }
 
     // The same channels, but for what is outside of the tensor.
     void store(int64_t first, int64_t count, const Tile& tile) {
-        for_each_row(count, tile,
-                     [&](const T* row, int64_t image, int64_t c, const Axes& at, int64_t before, int64_t pixels) {
-                         if (pixels > 0) {
-                             side_.planes.write(image * together_, together_, first + c, at, side_.stride[2], pixels,
-                                                row + before * together_);
-                         }
-                     });
+        for_each_row(count, tile, [&](const T* row, const Row& r) {
+            const T* const inside = row + r.before * together_;
+            if (r.channels > 1 && r.pixels > 0) {
+                side_.planes.write_channels(r.image, first + r.channel, r.channels, r.first, side_.stride[2], r.pixels,
+                                            inside, layout_.channel, lanes_.data());
+            } else if (r.pixels > 0) {
+                side_.planes.write(r.image * together_, together_, first + r.channel, r.first, side_.stride[2],
+                                   r.pixels, inside);
+            }
+        });
     }
 
  private:
@@ -106,21 +118,35 @@ class Boxes {
         return {begin, std::max(begin, end), at + begin * stride};
     }
 
-    // body(row, image, channel, first pixel inside the tensor, pixels of the row before it, pixels inside).
+    // Whether channels are copied several at once.
+    bool copies_channels() const { return together_ == 1 && side_.planes.is_channels_last(); }
+
+    // A row of a box, of as many channels as are copied at once.
+    struct Row {
+        int64_t image, channel, channels;
+        Axes first;              // pixel inside the tensor
+        int64_t before, pixels;  // of the row before it, and inside
+    };
+
+    // body(row of the first channel, Row).
     template <typename Body>
     void for_each_row(int64_t channels, const Tile& tile, const Body& body) {
+        const int64_t at_once = copies_channels() ? kMostPlanes : 1;
+        if (at_once > 1) {
+            lanes_.resize(kMostPlanes * tile.size[2]);
+        }
         for (int64_t grid = 0; grid < side_.grid_count(); ++grid) {
             const Inside zs = inside(tile, grid, 0), ys = inside(tile, grid, 1), xs = inside(tile, grid, 2);
-            for (int64_t item = 0; item < channels * tile.images; ++item) {
-                const int64_t channel = item / tile.images, image = item % tile.images;
+            for (int64_t item = 0; item < ceil_div(channels, at_once) * tile.images; ++item) {
+                const int64_t channel = item / tile.images * at_once, image = item % tile.images;
                 for (int64_t z = 0; z < tile.size[0]; ++z) {
                     for (int64_t y = 0; y < tile.size[1]; ++y) {
                         const bool is_inside = z >= zs.begin && z < zs.end && y >= ys.begin && y < ys.end;
                         const Axes pixel{zs.first + (z - zs.begin) * side_.stride[0],
                                          ys.first + (y - ys.begin) * side_.stride[1], xs.first};
                         T* row = at(channel, grid) + image * layout_.image + z * layout_.plane + y * layout_.row;
-                        body(row, tile.first_image + image, channel, pixel, xs.begin,
-                             is_inside ? xs.end - xs.begin : 0);
+                        body(row, {tile.first_image + image, channel, std::min(at_once, channels - channel), pixel,
+                                   xs.begin, is_inside ? xs.end - xs.begin : 0});
                     }
                 }
             }
@@ -130,7 +156,7 @@ class Boxes {
     const Side& side_;
     int64_t together_;
     Layout layout_;
-    AlignedVector<T> entries_;
+    AlignedVector<T> entries_, lanes_;
 };
 
 }  // namespace dcls::cpu

@@ -12,7 +12,8 @@
 // image included (boxes.h), and adds what every touched tap gives to every result channel (tap_sums.h). For the third,
 // a work item is some filters, for which it visits all tiles in order; the gradients of a filter's taps are then
 // contracted with its elements. Each result belongs to one work item and is summed in one order, so results do not
-// depend on the number of threads.
+// depend on the number of threads. Of small groups in channels_last tensors an item takes several, whose channels share
+// cache lines.
 //
 // Bound by the sums (inner_loops/tap_sums.h).
 #include "conv_direct.h"
@@ -40,6 +41,17 @@ constexpr int64_t kTapsAtOnce = 32;
 // kSmallestTile pixels.
 constexpr int64_t kItems = 16;
 constexpr int64_t kSmallestTile = 512;
+
+// Groups of an item: of a channels_last tensor as many as have a cache line's worth of channels, which are copied at
+// once, as long as every thread gets an item. Each group's sums are the same for any number.
+int64_t groups_at_once(const Geometry& geometry, int64_t together, const Side& one, const Side& other) {
+    if (together > 1 || !(one.planes.is_channels_last() || other.planes.is_channels_last())) {
+        return 1;
+    }
+    const int64_t channels = std::max<int64_t>({one.channels, other.channels, 1});
+    const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+    return std::max<int64_t>(std::min(kMostPlanes / channels, geometry.groups / threads), 1);
+}
 
 // What the workers of one call have in common.
 template <typename T>
@@ -104,10 +116,16 @@ class Sum {
     const Direction direction;
     const Side &source, &result;
     const Tiling tiles;
+    const int64_t groups;                             // of an item
     int64_t window_channels, block_channels, blocks;  // sources read together, results of a block
 
     Sum(const Problem<T>& problem_, Direction direction_, const Side& source_, const Side& result_)
-        : problem(problem_), direction(direction_), source(source_), result(result_), tiles(cut_into_tiles()) {
+        : problem(problem_),
+          direction(direction_),
+          source(source_),
+          result(result_),
+          tiles(cut_into_tiles()),
+          groups(groups_at_once(problem.geometry, problem.together, source, result)) {
         const int64_t images = tiles.images(), axes = kAxes - problem.geometry.first_axis;
         const int64_t taps = problem.geometry.kernel_count << axes;  // at least two an axis
         const Layout window = box_layout<T>(images, problem.together, source.grid_count(), tiles.size(), problem.reach);
@@ -116,10 +134,14 @@ class Sum {
         const int64_t planes = problem.geometry.groups * tiles.count() * result.channels;
         block_channels = std::min(channels_within(kResultEntries, results, result), ceil_div(planes, kItems));
         block_channels = std::max<int64_t>(block_channels, 1);
+        if (groups > 1) {
+            window_channels = source.channels;
+            block_channels = result.channels;
+        }
         blocks = ceil_div(result.channels, block_channels);
     }
 
-    int64_t items() const { return problem.geometry.groups * blocks * tiles.count(); }
+    int64_t items() const { return ceil_div(problem.geometry.groups, groups) * blocks * tiles.count(); }
 
     Tile tile(int64_t index) const {
         Tile tile = tiles[index];
@@ -160,9 +182,10 @@ class SumWorker {
         : sum_(sum),
           bias_(bias),
           tables_(sum.problem.filters, sum.problem.parameters),
-          window_(sum.source, sum.window_channels, sum.tiles.images(), sum.problem.together, sum.tiles.size(),
-                  sum.problem.reach),
-          results_(sum.result, sum.block_channels, sum.tiles.images(), sum.problem.together, sum.tiles.size(), {}),
+          window_(sum.source, sum.groups * sum.window_channels, sum.tiles.images(), sum.problem.together,
+                  sum.tiles.size(), sum.problem.reach),
+          results_(sum.result, sum.groups * sum.block_channels, sum.tiles.images(), sum.problem.together,
+                   sum.tiles.size(), {}),
           taps_(sum.problem.geometry, sum.direction, is_forward() ? sum.source : sum.result, window_.layout(),
                 sum.problem.together) {}
 
@@ -171,36 +194,39 @@ class SumWorker {
         if (tile.pixels() == 0) {
             return;
         }
-        group_ = item / (sum_.tiles.count() * sum_.blocks);
+        group_ = item / (sum_.tiles.count() * sum_.blocks) * sum_.groups;
+        groups_ = std::min(sum_.groups, sum_.problem.geometry.groups - group_);
         first_ = item / sum_.tiles.count() % sum_.blocks * sum_.block_channels;
         channels_ = std::min(sum_.block_channels, sum_.result.channels - first_);
         const int64_t first_result = group_ * sum_.result.channels + first_;
-        for (int64_t c = 0; c < channels_; ++c) {
+        for (int64_t c = 0; c < groups_ * channels_; ++c) {
             results_.fill(c, bias_ != nullptr ? bias_[first_result + c] : T(0));
         }
         for (int64_t source = 0; source < sum_.source.channels; source += sum_.window_channels) {
             add_sources(source, std::min(sum_.window_channels, sum_.source.channels - source), tile);
         }
-        results_.store(first_result, channels_, tile);
+        results_.store(first_result, groups_ * channels_, tile);
     }
 
  private:
     bool is_forward() const { return sum_.direction == Direction::forward; }
 
     void add_sources(int64_t first, int64_t count, const Tile& tile) {
-        window_.load(group_ * sum_.source.channels + first, count, window_of(tile, sum_.problem.reach, sum_.direction));
-        for (int64_t c = 0; c < channels_; ++c) {
+        window_.load(group_ * sum_.source.channels + first, groups_ * count,
+                     window_of(tile, sum_.problem.reach, sum_.direction));
+        for (int64_t c = 0; c < groups_ * channels_; ++c) {
+            const int64_t group = c / channels_;
             taps_.clear();
             for (int64_t s = 0; s < count; ++s) {
-                const int64_t source = first + s, result = first_ + c;
-                const int64_t filter = is_forward() ? sum_.problem.filter(group_, result, source)
-                                                    : sum_.problem.filter(group_, source, result);
+                const int64_t source = first + s, result = first_ + c % channels_;
+                const int64_t filter = is_forward() ? sum_.problem.filter(group_ + group, result, source)
+                                                    : sum_.problem.filter(group_ + group, source, result);
                 taps_.add(s, tables_.of(filter), sum_.problem.weight(filter));
             }
             taps_.drop_zeros();
             for (int64_t grid = 0; grid < sum_.result.grid_count(); ++grid) {
-                loops_.add_taps({tile.images, sum_.problem.entries_of(tile), results_.at(c, grid), window_.at(0, 0),
-                                 results_.layout(), window_.layout()},
+                loops_.add_taps({tile.images, sum_.problem.entries_of(tile), results_.at(c, grid),
+                                 window_.at(group * count, 0), results_.layout(), window_.layout()},
                                 taps_.list(grid));
             }
         }
@@ -212,7 +238,7 @@ class SumWorker {
     FilterTables<version, T, false> tables_;
     Boxes<T> window_, results_;
     TouchedTaps<T> taps_;
-    int64_t group_ = 0, first_ = 0, channels_ = 0;
+    int64_t group_ = 0, groups_ = 0, first_ = 0, channels_ = 0;
 };
 
 template <Version version, typename T>
@@ -230,13 +256,15 @@ class FilterCorrelation {
     const Problem<T>& problem;
     const Side &input, &output;  // output: its gradient
     const Tiling tiles;
+    const int64_t groups;                                      // of an item
     int64_t in_channels, out_channels, in_blocks, out_blocks;  // of a block, and blocks
 
     FilterCorrelation(const Problem<T>& problem_, const Side& input_, const Side& output_)
         : problem(problem_),
           input(input_),
           output(output_),
-          tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels / problem.together)) {
+          tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels / problem.together)),
+          groups(groups_at_once(problem.geometry, problem.together, input, output)) {
         const int64_t images = tiles.images(), together = problem.together;
         const Layout windows = box_layout<T>(images, together, input.grid_count(), tiles.size(), problem.reach);
         in_channels = channels_within(kWindowEntries, windows, input);
@@ -247,9 +275,14 @@ class FilterCorrelation {
             larger = ceil_div(larger, 2);
             count_blocks();
         }
+        if (groups > 1) {
+            in_channels = input.channels;
+            out_channels = output.channels;
+            count_blocks();
+        }
     }
 
-    int64_t items() const { return problem.geometry.groups * in_blocks * out_blocks; }
+    int64_t items() const { return ceil_div(problem.geometry.groups, groups) * in_blocks * out_blocks; }
 
  private:
     void count_blocks() {
@@ -266,30 +299,31 @@ class CorrelationWorker {
           problem_(correlation.problem),
           gradients_(gradients),
           tables_(problem_.filters, problem_.parameters),
-          window_(boxes(correlation.input, correlation.in_channels, problem_.reach)),
-          grad_output_(boxes(correlation.output, correlation.out_channels, {})),
+          window_(boxes(correlation.input, correlation.groups * correlation.in_channels, problem_.reach)),
+          grad_output_(boxes(correlation.output, correlation.groups * correlation.out_channels, {})),
           touched_(problem_.geometry, Direction::forward, correlation.input, window_.layout(), problem_.together),
-          taps_(correlation.out_channels),
-          numbers_(correlation.out_channels),
+          taps_(correlation.groups * correlation.out_channels),
+          numbers_(correlation.groups * correlation.out_channels),
           contractor_(problem_.filters),
           grad_taps_(problem_.filters.tap_count) {}
 
     void operator()(int64_t item) {
         const FilterCorrelation<T>& c = correlation_;
-        group_ = item / (c.in_blocks * c.out_blocks);
+        group_ = item / (c.in_blocks * c.out_blocks) * c.groups;
         first_in_ = item % c.in_blocks * c.in_channels;
         first_out_ = item / c.in_blocks % c.out_blocks * c.out_channels;
         ins_ = std::min(c.in_channels, c.input.channels - first_in_);
         outs_ = std::min(c.out_channels, c.output.channels - first_out_);
-        for (int64_t out = 0; out < outs_; ++out) {
+        const int64_t groups = std::min(c.groups, problem_.geometry.groups - group_);
+        for (int64_t out = 0; out < groups * outs_; ++out) {
             list_taps(out);
         }
         for (int64_t t = 0; t < c.tiles.count(); ++t) {
             if (const Tile tile = c.tiles[t]; tile.pixels() > 0) {
-                visit(tile);
+                visit(tile, groups);
             }
         }
-        for (int64_t out = 0; out < outs_; ++out) {
+        for (int64_t out = 0; out < groups * outs_; ++out) {
             contract(out);
         }
     }
@@ -299,7 +333,10 @@ class CorrelationWorker {
         return {side, channels, correlation_.tiles.images(), problem_.together, correlation_.tiles.size(), reach};
     }
 
-    int64_t filter(int64_t out, int64_t in) const { return problem_.filter(group_, first_out_ + out, first_in_ + in); }
+    // Out channels are counted through the item's groups.
+    int64_t filter(int64_t out, int64_t in) const {
+        return problem_.filter(group_ + out / outs_, first_out_ + out % outs_, first_in_ + in);
+    }
 
     // The taps that lead to an out channel, each with a gradient of 0 as its coefficient.
     void list_taps(int64_t out) {
@@ -315,14 +352,14 @@ class CorrelationWorker {
         }
     }
 
-    void visit(const Tile& tile) {
+    void visit(const Tile& tile, int64_t groups) {
         const Geometry& geometry = problem_.geometry;
-        window_.load(group_ * geometry.in_channels + first_in_, ins_,
+        window_.load(group_ * geometry.in_channels + first_in_, groups * ins_,
                      window_of(tile, problem_.reach, Direction::forward));
-        grad_output_.load(group_ * geometry.out_channels + first_out_, outs_, tile);
-        for (int64_t out = 0; out < outs_; ++out) {
-            loops_.correlate_taps({tile.images, problem_.entries_of(tile), grad_output_.at(out, 0), window_.at(0, 0),
-                                   grad_output_.layout(), window_.layout()},
+        grad_output_.load(group_ * geometry.out_channels + first_out_, groups * outs_, tile);
+        for (int64_t out = 0; out < groups * outs_; ++out) {
+            loops_.correlate_taps({tile.images, problem_.entries_of(tile), grad_output_.at(out, 0),
+                                   window_.at(out / outs_ * ins_, 0), grad_output_.layout(), window_.layout()},
                                   touched_.as_list(taps_[out]));
         }
     }

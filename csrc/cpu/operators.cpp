@@ -53,7 +53,7 @@ struct Backend {
                                                 const std::array<bool, 3>& output_mask) {
         return is_depthwise(input, kernel, arguments)
                    ? cpu::depthwise_conv_backward(grad_output, input, cast(kernel, input.scalar_type()), arguments,
-                                             output_mask)
+                                                  output_mask)
                    : aten_dense_backward(grad_output, input, kernel, arguments, output_mask);
     }
 

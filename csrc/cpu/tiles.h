@@ -112,6 +112,24 @@ class Planes {
                       : inner_loops<T>().depthwise.scatter(in, lanes(image, together, channel, first, step, count));
     }
 
+    // Channels side by side, but not the pixels of one: reading several at once fetches a cache line once for all.
+    bool is_channels_last() const { return channel_stride_ == 1 && stride_[2] != 1; }
+
+    // The same of up to kMostPlanes channels, to rows that are `out_channel` apart. buffer: of kMostPlanes rows.
+    template <typename T>
+    void read_channels(int64_t image, int64_t channel, int64_t channels, const Axes& first, int64_t step, int64_t count,
+                       T* out, int64_t out_channel, T* buffer) const {
+        inner_loops<T>().depthwise.gather(channel_lanes(image, channel, channels, first, step, count), 0, 0, buffer);
+        inner_loops<T>().depthwise.scatter(buffer, rows(out, channels, out_channel, count));
+    }
+
+    template <typename T>
+    void write_channels(int64_t image, int64_t channel, int64_t channels, const Axes& first, int64_t step,
+                        int64_t count, const T* in, int64_t in_channel, T* buffer) const {
+        inner_loops<T>().depthwise.gather(rows(const_cast<T*>(in), channels, in_channel, count), 0, 0, buffer);
+        inner_loops<T>().depthwise.scatter(buffer, channel_lanes(image, channel, channels, first, step, count));
+    }
+
     template <typename T>
     void read(int64_t channel, const Tile& tile, T* out) const {
         for_each_run(channel, tile, [&](int64_t at, int64_t pixel, int64_t count) {
@@ -140,6 +158,25 @@ class Planes {
             lanes.first[lane] = offset(image + lane, channel, first);
         }
         return lanes;
+    }
+
+    LanePlanes channel_lanes(int64_t image, int64_t channel, int64_t channels, const Axes& first, int64_t step,
+                             int64_t count) const {
+        LanePlanes lanes{data_, storage_of(dtype_), channels, {}, {1, 1, count}, {0, 0, stride_[2] * step}};
+        for (int64_t lane = 0; lane < channels; ++lane) {
+            lanes.first[lane] = offset(image, channel + lane, first);
+        }
+        return lanes;
+    }
+
+    template <typename T>
+    static LanePlanes rows(T* data, int64_t count, int64_t apart, int64_t pixels) {
+        const Storage storage = std::is_same_v<T, double> ? Storage::float64 : Storage::float32;
+        LanePlanes rows{data, storage, count, {}, {1, 1, pixels}, {0, 0, 1}};
+        for (int64_t lane = 0; lane < count; ++lane) {
+            rows.first[lane] = lane * apart;
+        }
+        return rows;
     }
 
     // body(offset in the tensor, number of the pixel in the tile, count) for runs of pixels of even stride: rows, or

@@ -327,6 +327,26 @@ def everything(case, op=None):
     return output, *torch.autograd.grad(output.square().sum(), case.tensors)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("groups", "channels"), [(37, 1), (9, 3), (1, 20)])
+def test_direct_gives_the_same_bits_for_channels_last(groups, channels, stride):
+    # Copied by up to 16 channels, of several groups: the last of them are fewer.
+    input = torch.randn(3, groups * channels, 13, 21, requires_grad=True)
+    weight = torch.randn(2 * groups, channels, 4, requires_grad=True)
+    positions = (4 * torch.rand(2, 2 * groups, channels, 4) - 2).requires_grad_()
+    results = {}
+    for memory_format in torch.contiguous_format, torch.channels_last:
+        output = torch.ops.dcls.conv2d(
+            input.contiguous(memory_format=memory_format), weight, positions, [5, 5], stride=[stride, stride],
+            padding=[2, 2], groups=groups, version="v1", method="direct",
+        )  # fmt: skip
+        grad_output = torch.linspace(-1, 1, output.numel()).view(output.shape).contiguous(memory_format=memory_format)
+        grads = torch.autograd.grad(output, [input, weight, positions], grad_output)
+        results[memory_format] = [output, *grads]
+    for result, expected in zip(*results.values(), strict=True):
+        assert torch.equal(result, expected)
+
+
 @pytest.mark.parametrize("axes", AXES)
 @every_route
 def test_same_bits_every_time(axes, route):

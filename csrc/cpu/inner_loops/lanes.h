@@ -84,6 +84,14 @@ inline void transpose(Four (&m)[4]) {
     m[3] = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
 }
 
+inline void round_to(const Four& values, float* entries) { store(values, entries); }
+template <typename Entry>
+void round_to(const Four& values, Entry* entries) {
+    for (int i = 0; i < 4; ++i) {
+        round_to(values[i], entries[i]);
+    }
+}
+
 // Pixels of four planes, a tile of four at a time; step: of pixels, 1 or -1.
 template <int step, typename Entry>
 void gather_tiles(const Rows<Entry>& rows, int64_t plane, int64_t end, float* buffer) {
@@ -123,9 +131,7 @@ void scatter_tiles(const Rows<Entry>& rows, int64_t plane, int64_t end, const fl
         }
         transpose(tile);
         for (int i = 0; i < 4; ++i) {
-            for (int j = 0; j < 4; ++j) {
-                round_to(tile[i][j], to[i][j]);
-            }
+            round_to(tile[i], to[i]);
             to[i] += 4;
         }
     }
