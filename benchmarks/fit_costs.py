@@ -15,6 +15,7 @@ PyTorch's own convolutions should use the same instructions. On a processor that
 
 import argparse
 import ctypes
+import itertools
 import json
 import math
 import random
@@ -84,12 +85,20 @@ class Shape(NamedTuple):
 
 
 def standard() -> Iterator[Shape]:
-    for case in CASES.values():
+    for each in CASES.values():
         yield Shape(
-            case.batch, case.in_channels, case.out_channels, case.groups, case.spatial, tuple(case.kernel_size),
-            case.kernel_count, case.version, 0.5 if case.version == "gauss" else None, 1, tuple(case.padding),
-            case.is_shared,
+            each.batch, each.in_channels, each.out_channels, each.groups, each.spatial, tuple(each.kernel_size),
+            each.kernel_count, each.version, 0.5 if each.version == "gauss" else None, 1, tuple(each.padding),
+            each.is_shared,
         )  # fmt: skip
+
+
+def wide() -> Iterator[Shape]:
+    """Delays of a spiking network with several elements a synapse, padded by the layer or before it."""
+    for batch, out_channels, (size, padding) in itertools.product((1, 16), (256, 20), ((100, 135), (235, 0))):
+        for version, sigma in (("v1", None), ("gauss", 0.5), ("gauss", 34.0)):
+            shape = (batch, 256, out_channels, 1, (size,), (136,), 25, version, sigma)
+            yield Shape(*shape, stride=1, padding=(padding,), is_shared=False)
 
 
 def drawn(count: int, seed: int) -> Iterator[Shape]:
@@ -121,8 +130,8 @@ def drawn(count: int, seed: int) -> Iterator[Shape]:
             yield shape
 
 
-def work(shape: Shape, method: str) -> tuple[int, list[float]]:
-    """The route that a method takes, and its terms."""
+def work(shape: Shape, method: str, which: str = "forward") -> tuple[int, list[float]]:
+    """The route that a method takes, and its terms for a pass."""
     axes = len(shape.spatial)
     weight = (shape.out_channels, shape.in_channels // shape.groups, shape.kernel_count)
     numbers = case(
@@ -130,7 +139,9 @@ def work(shape: Shape, method: str) -> tuple[int, list[float]]:
         shape.spatial, shape.kernel_size, [shape.stride] * axes, shape.padding,
     )  # fmt: skip
     terms = (ctypes.c_double * TERMS)()
-    route = ctypes.CDLL(str(_library.LOADED["dcls"])).dcls_cpu_work(1 + METHODS.index(method), numbers, terms)
+    route = ctypes.CDLL(str(_library.LOADED["dcls"])).dcls_cpu_work(
+        1 + METHODS.index(method), PASSES.index(which), numbers, terms
+    )
     return route, list(terms)
 
 
@@ -218,7 +229,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     capability = _library.cpu_capability()
-    shapes = [s for s in (*standard(), *drawn(arguments.shapes, 0)) if s.dense_multiply_adds() < 2 * MOST_MULTIPLY_ADDS]
+    standard_shapes = [shape for shape in standard() if shape.dense_multiply_adds() < 2 * MOST_MULTIPLY_ADDS]
+    shapes = [*standard_shapes, *wide(), *drawn(arguments.shapes, 0)]
     if arguments.times and arguments.times.exists():
         times = json.loads(arguments.times.read_text())
     else:
@@ -229,7 +241,7 @@ def main() -> None:
     rows = defaultdict(list)
     for shape, measured in zip(shapes, times, strict=True):
         for method, which, nanoseconds in measured:
-            route, terms = work(shape, method)
+            route, terms = work(shape, method, which)
             rows[route, PASSES.index(which)].append((terms, nanoseconds / shape.inputs_by_pixels))
     routes = len(ROUTES)
     constants = {(route, at): fit(rows[route, at]) if rows[route, at] else [0.0] * TERMS
@@ -242,7 +254,7 @@ def main() -> None:
             taken = {method: ns for method, what, ns in measured if what == which}
             expected = {}
             for method in taken:
-                route, terms = work(shape, method)
+                route, terms = work(shape, method, which)
                 expected[method] = float(np.dot(constants[route, at], terms))
             chosen = min(expected, key=expected.__getitem__)
             ratios.append(taken[chosen] / min(taken.values()))

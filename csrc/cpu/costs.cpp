@@ -11,12 +11,15 @@ namespace {
 
 // PyTorch's convolution writes out columns for a matrix product beyond.
 constexpr int64_t kMostPaddingOfFastAten = 6;
+// Beyond so many taps in a row, its gradients take several times as long.
+constexpr int64_t kLongestRowOfFastAten = 14;
 
 // What a cost depends on.
 struct Case {
     Geometry geometry;
     Version version;
     OptionalInt touched_taps;
+    Pass pass;
     bool is_small;                // is_faster_in_aten
     bool is_kernel_made = false;  // whether the dense kernel is there before the call
 
@@ -28,6 +31,14 @@ struct Case {
     // Pixels that share what is done once for a filter.
     double pixels() const {
         return std::max(1.0, static_cast<double>(geometry.images) * static_cast<double>(product(geometry.output)));
+    }
+
+    // Multiply-adds for a pixel and tap, relative to one for every output pixel: half of the backward pass sums for
+    // every input pixel, of which a wide padding leaves few, and no padding many.
+    double multiply_adds() const {
+        const auto inputs = static_cast<double>(product(geometry.input));
+        const auto outputs = static_cast<double>(std::max<int64_t>(product(geometry.output), 1));
+        return pass == Pass::forward ? 1 : (1 + inputs / outputs) / 2;
     }
 
     // For a pixel: what is done once a row, and once a call.
@@ -82,10 +93,12 @@ Work construct_work(const Case& c) {
     const bool is_fragmented =
         geometry.groups > 1 && (geometry.in_channels % lanes != 0 || geometry.out_channels % lanes != 0);
     const bool has_columns = std::ranges::max(geometry.padding) > kMostPaddingOfFastAten;
-    return {is_fragmented ? Route::aten_of_small_groups
-            : has_columns ? Route::aten_by_columns
-                          : Route::aten,
-            {1, c.taps() * c.out_channels(), c.taps(), c.out_channels(), made, added, c.rows(), c.calls()}};
+    return {is_fragmented                                     ? Route::aten_of_small_groups
+            : has_columns                                     ? Route::aten_by_columns
+            : geometry.kernel_size[2] > kLongestRowOfFastAten ? Route::aten_of_long_rows
+                                                              : Route::aten,
+            {1, c.multiply_adds() * c.taps() * c.out_channels(), c.taps(), c.out_channels(), made, added, c.rows(),
+             c.calls()}};
 }
 
 // Tiles of the input, read once for every block of out channels (conv_direct.cpp), and their touched taps.
@@ -111,8 +124,8 @@ Work direct_work(const Case& c) {
     const int64_t along = std::max<int64_t>(is_interleaved ? geometry.images : geometry.output[2], 1);
     const double lanes = static_cast<double>(round_up(along, inner_loops<float>().lanes)) / static_cast<double>(along);
     return {route,
-            {1, lanes * c.out_channels() * std::min(listed, c.taps()), entries * blocks, lanes * c.out_channels(),
-             c.elements() * filters, listed * filters, c.rows(), c.calls()}};
+            {1, c.multiply_adds() * lanes * c.out_channels() * std::min(listed, c.taps()), entries * blocks,
+             lanes * c.out_channels(), c.elements() * filters, listed * filters, c.rows(), c.calls()}};
 }
 
 Work im2col_work(const Case& c) {
@@ -141,9 +154,9 @@ const Costs& costs() {
     return lanes == 16 ? kAvx512Costs : lanes == 8 ? kAvx2Costs : kGenericCosts;
 }
 
-double estimate(Method method, const Case& c, Pass pass) {
+double estimate(Method method, const Case& c) {
     const Work done = work(method, c);
-    const auto& constants = costs()[static_cast<int>(done.route)][static_cast<int>(pass)];
+    const auto& constants = costs()[static_cast<int>(done.route)][static_cast<int>(c.pass)];
     double total = 0;
     for (int term = 0; term < kCostTerms; ++term) {
         total += constants[term] * done.terms[term];
@@ -153,8 +166,8 @@ double estimate(Method method, const Case& c, Pass pass) {
 
 // Of a call from Python: images, groups, channels of a group in and out, elements, spatial axes and how many of them
 // are learned, version, touched taps or 0; then input, output, kernel size, stride and padding with three axes each.
-Case case_of(const int64_t* shape) {
-    Case c{{}, static_cast<Version>(shape[7]), shape[8] > 0 ? OptionalInt(shape[8]) : std::nullopt, false};
+Case case_of(const int64_t* shape, Pass pass) {
+    Case c{{}, static_cast<Version>(shape[7]), shape[8] > 0 ? OptionalInt(shape[8]) : std::nullopt, pass, false};
     Geometry& g = c.geometry;
     g.images = shape[0];
     g.groups = shape[1];
@@ -186,15 +199,16 @@ double cost(Method method, const Convolution& convolution, Pass pass) {
     const auto& [kernel, arguments] = std::tie(convolution.kernel, convolution.arguments);
     return estimate(method,
                     Case{Geometry(kernel, arguments, batched(convolution.input, arguments)), kernel.version,
-                         arguments.touched_taps, is_faster_in_aten(kernel.kernel_size, arguments.padding)},
-                    pass);
+                         arguments.touched_taps, pass, is_faster_in_aten(kernel.kernel_size, arguments.padding)});
 }
 
 }  // namespace dcls::cpu
 
-// For benchmarks/fit_costs.py: the route and the terms of a method, by number.
-extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, const int64_t* shape, double* terms) {
-    const dcls::cpu::Work done = dcls::cpu::work(static_cast<dcls::Method>(method), dcls::cpu::case_of(shape));
+// For benchmarks/fit_costs.py: the route and the terms of a method and a pass, by number.
+extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, int pass, const int64_t* shape,
+                                                                    double* terms) {
+    using namespace dcls;
+    const cpu::Work done = cpu::work(static_cast<Method>(method), cpu::case_of(shape, static_cast<Pass>(pass)));
     std::ranges::copy(done.terms, terms);
     return static_cast<int>(done.route);
 }
@@ -203,9 +217,9 @@ extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, 
 extern "C" __attribute__((visibility("default"))) bool dcls_cpu_is_dense_cheapest(const int64_t* shape,
                                                                                   bool is_shared) {
     using namespace dcls;
-    cpu::Case c = cpu::case_of(shape);
+    cpu::Case c = cpu::case_of(shape, Pass::forward);
     c.is_kernel_made = true;
-    const auto cost = [&](Method method) { return cpu::estimate(method, c, Pass::forward); };
+    const auto cost = [&](Method method) { return cpu::estimate(method, c); };
     const double dense = cost(Method::construct);
     return dense <= cost(Method::direct) && (!is_shared || dense <= cost(Method::im2col));
 }

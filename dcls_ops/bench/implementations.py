@@ -22,7 +22,7 @@ from dcls_ops.nn import Dcls1d, Dcls2d, Dcls3d
 
 ORIGINAL, COMPILED = "original", "original, compiled"
 ATEN, AUTO, DEPTHWISE = "F.conv", "dcls, auto", "depthwise_conv2d"
-EVAL = "dcls, layer.eval()"
+EVAL = "layer.eval()"
 CHANNELS_LAST = ", channels_last"
 #: What is timed; construction only where there is something to construct.
 MEASURES = ("forward", "grad_input", "grad_parameters", "construction", "step")
