@@ -135,8 +135,8 @@ def work(shape: Shape, method: str, which: str = "forward") -> tuple[int, list[f
     axes = len(shape.spatial)
     weight = (shape.out_channels, shape.in_channels // shape.groups, shape.kernel_count)
     numbers = case(
-        shape.batch, shape.groups, weight, axes, shape.version, shape.touched_taps,
-        shape.spatial, shape.kernel_size, [shape.stride] * axes, shape.padding,
+        shape.batch, shape.spatial, weight, axes, shape.kernel_size, [shape.stride] * axes, shape.padding,
+        shape.groups, shape.version, shape.touched_taps,
     )  # fmt: skip
     terms = (ctypes.c_double * TERMS)()
     route = ctypes.CDLL(str(_library.LOADED["dcls"])).dcls_cpu_work(

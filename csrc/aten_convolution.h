@@ -45,8 +45,12 @@ inline std::array<Tensor, 3> aten_dense_backward(const Tensor& grad_output, cons
                                                  const ConvArguments& arguments, std::array<bool, 3> output_mask) {
     const ScalarType dtype = input.scalar_type();
     const Tensor batched_input = batched(input, arguments);
-    auto gradients = aten_convolution_backward(batched(grad_output, arguments), batched_input, cast(kernel, dtype),
-                                               arguments.stride, arguments.padding, arguments.groups, output_mask);
+    // PyTorch 2.13 gives wrong gradients for the kernels of groups in channels_last_3d tensors on the CPU.
+    const bool is_wrong = batched_input.dim() == 5 && arguments.groups > 1 && output_mask[1];
+    const auto source = [&](const Tensor& tensor) { return is_wrong ? contiguous(tensor) : tensor; };
+    auto gradients =
+        aten_convolution_backward(source(batched(grad_output, arguments)), source(batched_input), cast(kernel, dtype),
+                                  arguments.stride, arguments.padding, arguments.groups, output_mask);
     for (size_t i = 0; i < gradients.size(); ++i) {
         gradients[i] = output_mask[i] ? gradients[i] : not_computed(dtype, input);
     }

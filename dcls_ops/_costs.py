@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import math
 from collections.abc import Sequence
 
 from dcls_ops import _library
@@ -13,27 +14,24 @@ _LIBRARY.dcls_cpu_is_dense_cheapest.restype = ctypes.c_bool
 
 def case(
     images: int,
-    groups: int,
+    input: Sequence[int],
     weight: Sequence[int],
     learned_axes: int,
-    version: str,
-    touched_taps: int | None,
-    input: Sequence[int],
     kernel_size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
+    groups: int,
+    version: str,
+    touched_taps: int | None,
 ) -> ctypes.Array[ctypes.c_int64]:
-    """A convolution as the library reads it. ``weight`` is a shape; ``input`` and what follows have an int an axis."""
+    """A convolution as the library reads it. ``weight`` is a shape; ``input`` has, like the others, an int an axis."""
     out_channels, in_channels, *elements = weight
-    kernel_count = 1
-    for count in elements:
-        kernel_count *= count
     output = [
         (size + 2 * pad - extent) // step + 1
         for size, pad, extent, step in zip(input, padding, kernel_size, stride, strict=True)
     ]
     axes = len(kernel_size)
-    numbers = [images, groups, in_channels, out_channels // groups, kernel_count, axes, learned_axes]
+    numbers = [images, groups, in_channels, out_channels // groups, math.prod(elements), axes, learned_axes]
     numbers += [VERSIONS.index(version), touched_taps or 0]
     for along, missing in ((input, 1), (output, 1), (kernel_size, 1), (stride, 1), (padding, 0)):
         numbers += [missing] * (3 - axes) + list(along)
@@ -41,7 +39,23 @@ def case(
 
 
 @functools.lru_cache(maxsize=1024)
-def is_dense_cheapest(is_shared: bool, *arguments: object) -> bool:
-    """Whether a forward pass with a dense kernel that is there already is the cheapest. Arguments of :func:`case`."""
-    answer: bool = _LIBRARY.dcls_cpu_is_dense_cheapest(case(*arguments), is_shared)  # type: ignore[arg-type]
+def is_dense_cheapest(
+    images: int,
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    positions: tuple[int, ...],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    groups: int,
+    version: str,
+    method: str,
+    touched_taps: int | None,
+) -> bool:
+    """Whether a forward pass would use a dense kernel that is there already; ``weight``, ``positions`` are shapes."""
+    if method != "auto":
+        return method == "construct"
+    takes_im2col = positions[1] == 1 and len(weight) == 3
+    numbers = case(images, input, weight, positions[0], kernel_size, stride, padding, groups, version, touched_taps)
+    answer: bool = _LIBRARY.dcls_cpu_is_dense_cheapest(numbers, takes_im2col)
     return answer

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcls_ops._arguments import pad, padding_per_side
+from dcls_ops._arguments import pad, padding_per_side, sizes
 from dcls_ops.ops._formats import in_format_of
 
 
@@ -21,15 +21,19 @@ def dense_convolution(
 ) -> Tensor:
     """What the operators do with the kernel that they make; one int for every axis."""
     axes = kernel.dim() - 2
-    ops: Any = torch.ops.dcls
-    if kernel.shape[0] == groups and kernel.shape[1] == 1:
+    # With other channels PyTorch says what it expected; the library would take them for several outputs a channel.
+    if (*sizes(kernel, 0, 1), *sizes(input, -axes - 1)) == (groups, 1, groups):
+        ops: Any = torch.ops.dcls
         depthwise = (ops.depthwise_conv1d, ops.depthwise_conv2d, ops.depthwise_conv3d)[axes - 1]
         output: Tensor = depthwise(input, kernel, bias, stride, padding)
         return output
     convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
-    return in_format_of(
-        input, input.dim() == axes + 2, convolution(input, kernel, bias, stride, padding, groups=groups)
-    )
+    output = convolution(input, kernel, bias, stride, padding, groups=groups)
+    return in_format_of(input, input.dim() == axes + 2, output)
+
+
+# Python looks at shapes in it, for which torch.fx has no values: its graphs call it as it is.
+torch.fx.wrap("dense_convolution")
 
 
 class _ByTheLibrary(nn.modules.conv._ConvNd):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dcls_ops._arguments import to_tuple
 from dcls_ops._costs import is_dense_cheapest
 from dcls_ops._dense import DepthwiseConv1d, DepthwiseConv2d, DepthwiseConv3d
 from dcls_ops._layer import LearnedSpacingLayer
@@ -134,24 +135,25 @@ def _folded(layer: Any, backend: str) -> nn.Module:
 
 
 def _is_dense_cheapest(layer: Any) -> bool:
-    """By the library's rule, for inputs of every size. Layers of other classes have dense kernels only."""
-    if not isinstance(layer, DclsLayer):
+    """By the library's rule, for inputs of every size."""
+    if not isinstance(layer, DclsLayer) or not layer._has_operator():
         return True
-    if layer.method != "auto":
-        return layer.method == "construct"
+    with torch.no_grad():
+        weight, positions, _ = layer._operands()
+    kernel_size = layer.kernel_size
     return all(
         is_dense_cheapest(
-            layer.P.shape[1] == 1 and not layer.dense_kernel_size,
             images,
+            tuple(times * extent for extent in kernel_size),
+            weight.shape,
+            positions.shape,
+            kernel_size,
+            to_tuple("stride", layer.stride, len(kernel_size)),
+            tuple(extent // 2 for extent in kernel_size),
             layer.groups,
-            layer.weight.shape,
-            len(layer.dilated_kernel_size),
             layer.version,
+            layer.method,
             layer.touched_taps,
-            tuple(times * extent for extent in layer.kernel_size),
-            layer.kernel_size,
-            layer.stride,
-            tuple(extent // 2 for extent in layer.kernel_size),
         )
         for images, times in _INPUTS
     )

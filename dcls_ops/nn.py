@@ -21,11 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from dcls_ops import functional
+from dcls_ops import _kept_kernel, functional
 from dcls_ops._arguments import Size, check_channels, check_padding_mode, pad, padding_per_side, to_tuple
 from dcls_ops._checks import METHODS, VERSIONS, has_sigma
-from dcls_ops._dense import dense_convolution
-from dcls_ops._kept_kernel import kernel_of
 from dcls_ops._layer import LearnedSpacingLayer
 from dcls_ops._original import SMALLEST_SIGMA, effective_sigma
 
@@ -133,12 +131,9 @@ class DclsLayer(LearnedSpacingLayer):
     @property
     def sigma(self) -> Tensor | None:
         """Effective width of every element in taps, in the shape of P: \\|SIG\\| + 1 for "max", + 0.27 for "gauss"."""
-        return self._sigma_of(self.SIG)
-
-    def _sigma_of(self, SIG: Tensor | None) -> Tensor | None:
-        if SIG is None or not has_sigma(self.version):
+        if self.SIG is None or not has_sigma(self.version):
             return None
-        return effective_sigma(SIG, SMALLEST_SIGMA[self.version])
+        return effective_sigma(self.SIG, SMALLEST_SIGMA[self.version])
 
     def reset_parameters(self) -> None:
         """Draws weight and bias as ``nn.ConvNd`` with K taps would, and positions with standard deviation 0.5 taps."""
@@ -200,30 +195,28 @@ class DclsLayer(LearnedSpacingLayer):
         super()._load_from_state_dict(*arguments)
         self.update_touched_taps()
 
-    def _operands_of(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _operands(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Weight, positions and sigma as the operators take them, for a kernel of extent :attr:`kernel_size`."""
-        return weight, P, self._sigma_of(SIG)
+        return self.weight, self.P, self.sigma
+
+    def _has_operator(self) -> bool:
+        """Whether one operator computes the layer; otherwise it convolves with :meth:`construct_kernel`."""
+        return True
 
     def construct_kernel(self) -> Tensor:
         """The dense kernel (O, I/g, *kernel_size), differentiable."""
-        weight, positions, sigma = self._operands_of(self.weight, self.P, self.SIG)
+        weight, positions, sigma = self._operands()
         kernel: Tensor = torch.ops.dcls.construct_kernel(weight, positions, self.kernel_size, sigma, self.version)
         return kernel
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._convolve(input, self.weight, self.P, self.SIG, self.bias)
+        return self._convolve(input, *self._operands(), self.bias)
 
-    def _convolve(self, input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _convolve(
+        self, input: Tensor, weight: Tensor, positions: Tensor, sigma: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
         padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
-        kernel = kernel_of(self, padded, padding, (weight, P, SIG))
-        if kernel is not None:
-            bias = bias.to(padded.dtype) if bias is not None else None
-            return dense_convolution(padded, kernel, bias, self.stride, padding, self.groups)
-        weight, positions, sigma = self._operands_of(weight, P, SIG)
-        if self.has_original_conventions and bias is not None:
-            bias = bias.to(weight.dtype)  # to which the original's arithmetic promotes
-        convolution: Any = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
-        output: Tensor = convolution(
+        convolution = _kept_kernel.Convolution(
             padded,
             weight,
             positions,
@@ -237,6 +230,10 @@ class DclsLayer(LearnedSpacingLayer):
             self.method,
             self.touched_taps,
         )
+        output = _kept_kernel.convolve(self, convolution)
+        if output is None:
+            function: Any = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
+            output = function(*convolution)
         return output
 
     def extra_repr(self) -> str:
@@ -521,8 +518,8 @@ class Dcls2dK1d(DclsLayer):
         (extent,) = self.dilated_kernel_size
         return (1, extent) if self.flat_dim == 0 else (extent, 1)
 
-    def _operands_of(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        return flat_operands(weight, P, self._sigma_of(SIG), self.flat_dim)
+    def _operands(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return flat_operands(self.weight, self.P, self.sigma, self.flat_dim)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, flat_dim={self.flat_dim}"

@@ -346,6 +346,29 @@ def test_the_operator_computes_what_is_folded_for_speed():
     assert "dcls.depthwise_conv2d" in str(graph)
 
 
+def test_traced_and_scripted_for_speed():
+    folded, input = fold(FOR_SPEED[0][0], backend="dcls"), torch.randn(2, 4, 20, 20)
+    for program in (torch.fx.symbolic_trace(nn.Sequential(folded)), torch.jit.trace(folded, (input,))):
+        torch.testing.assert_close(program(input[:1]), folded(input[:1]))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_folded_for_speed_takes_its_channels_only(channels):
+    folded = fold(FOR_SPEED[0][0], backend="dcls")
+    with pytest.raises(RuntimeError, match=f"to have 4 channels, but got {channels} channels"):
+        folded(torch.randn(2, channels, 20, 20))
+
+
+def test_a_layer_without_an_operator_is_dense():
+    layer = modules.Dcls1d(64, 64, 1, dilated_kernel_size=31, version="v1")
+    assert type(fold(nn.Sequential(layer), backend="dcls")[0]) is modules.Dcls1d
+    layer.DCK.register_forward_hook(lambda module, arguments, kernel: 2 * kernel)
+    folded = fold(nn.Sequential(layer), backend="dcls")
+    assert type(folded[0]) is nn.Conv1d
+    input = torch.randn(2, 64, 40)
+    torch.testing.assert_close(folded(input), nn.Sequential(layer)(input))
+
+
 def test_unknown_backend():
     with pytest.raises(ValueError, match=r"^backend must be 'torch' or 'dcls', got 'onnx'$"):
         fold(nn.Sequential(), backend="onnx")

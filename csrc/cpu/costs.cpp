@@ -20,7 +20,7 @@ struct Case {
     Version version;
     OptionalInt touched_taps;
     Pass pass;
-    bool is_small;                // is_faster_in_aten
+    bool is_small = false;        // is_faster_in_aten
     bool is_kernel_made = false;  // whether the dense kernel is there before the call
 
     bool is_depthwise() const { return geometry.in_channels == 1 && geometry.out_channels == 1; }
@@ -167,7 +167,7 @@ double estimate(Method method, const Case& c) {
 // Of a call from Python: images, groups, channels of a group in and out, elements, spatial axes and how many of them
 // are learned, version, touched taps or 0; then input, output, kernel size, stride and padding with three axes each.
 Case case_of(const int64_t* shape, Pass pass) {
-    Case c{{}, static_cast<Version>(shape[7]), shape[8] > 0 ? OptionalInt(shape[8]) : std::nullopt, pass, false};
+    Case c{{}, static_cast<Version>(shape[7]), shape[8] > 0 ? OptionalInt(shape[8]) : std::nullopt, pass};
     Geometry& g = c.geometry;
     g.images = shape[0];
     g.groups = shape[1];
@@ -213,7 +213,7 @@ extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, 
     return static_cast<int>(done.route);
 }
 
-// For dcls_ops/_kept_kernel.py: whether a forward pass with a dense kernel that is there already is the cheapest.
+// For dcls_ops/_costs.py: whether a forward pass with a dense kernel that is there already is the cheapest.
 extern "C" __attribute__((visibility("default"))) bool dcls_cpu_is_dense_cheapest(const int64_t* shape,
                                                                                   bool is_shared) {
     using namespace dcls;

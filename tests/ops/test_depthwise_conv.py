@@ -76,6 +76,18 @@ def test_agrees_with_pytorch(convolution):
     )
 
 
+def test_several_outputs_of_channels_last_volumes():
+    """PyTorch's own gradients of the kernel are wrong there."""
+    channels, kernel = 32, torch.randn(64, 1, 7, 7, 7, requires_grad=True)
+    input = torch.randn(2, channels, 7, 7, 7)
+    depthwise_conv, _ = operators(3)
+    gradients = []
+    for each in (input, input.contiguous(memory_format=torch.channels_last_3d)):
+        output = depthwise_conv(each, kernel, None, [2] * 3, [3] * 3)
+        gradients.append(torch.autograd.grad(output.square().sum(), kernel)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-3)
+
+
 @AXES
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_dtypes(axes, dtype):

@@ -420,14 +420,17 @@ class _Layer(DclsLayer):
             return _operands.dense_convolution(
                 input, kernel, bias, self.stride, self._padding_per_side(), self.padding_mode, self.groups
             )
-        return self._convolve(input, weight, P, SIG, bias)
+        weight, positions, sigma = self._operands_of(weight, P, SIG)
+        return self._convolve(input, weight, positions, sigma, bias.to(weight.dtype) if bias is not None else None)
 
     def _operands_of(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         operands: tuple[Tensor, Tensor, Tensor | None] = self.DCK.operands(weight, P, SIG)
         return operands
 
+    def _operands(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self._operands_of(self.weight, self.P, self.SIG)
+
     def _has_operator(self) -> bool:
-        """Whether one operator computes what DCK and a convolution with its kernel do."""
         dck = self.DCK
         return isinstance(dck, _ConstructKernel) and dck._is_as_it_came() and not _exact.is_enabled()
 
