@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dcls_ops import _library
 from dcls_ops._checks import VERSIONS
 
-_LIBRARY = ctypes.CDLL(str(_library.LOADED["dcls"]))
-_LIBRARY.dcls_cpu_is_dense_cheapest.restype = ctypes.c_bool
-
 
 def case(
     images: int,
@@ -57,5 +54,7 @@ def is_dense_cheapest(
         return method == "construct"
     takes_im2col = positions[1] == 1 and len(weight) == 3
     numbers = case(images, input, weight, positions[0], kernel_size, stride, padding, groups, version, touched_taps)
-    answer: bool = _LIBRARY.dcls_cpu_is_dense_cheapest(numbers, takes_im2col)
+    function = ctypes.CDLL(str(_library.LOADED["dcls"])).dcls_cpu_is_dense_cheapest
+    function.restype = ctypes.c_bool
+    answer: bool = function(numbers, takes_im2col)
     return answer

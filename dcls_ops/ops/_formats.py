@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dcls_ops._arguments import is_traced
+
 
 def _is_channels_last(batched: Tensor) -> bool:
     channels = batched.shape[1]
@@ -28,6 +30,8 @@ def empty_in_format_of(input: Tensor, batched: bool, shape: tuple[int, ...]) -> 
 
 def in_format_of(input: Tensor, batched: bool, result: Tensor) -> Tensor:
     """The result of PyTorch's convolution in the memory format of its input."""
+    if is_traced():
+        return result  # strides are no numbers there
     if not batched:
         return in_format_of(input.unsqueeze(0), True, result.unsqueeze(0)).squeeze(0)
     return result.contiguous(memory_format=_format_of(input))
