@@ -7,7 +7,7 @@ tell: writes to ``parameter.data``, which is how positions are often clamped, do
 
 import ctypes
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -48,8 +48,9 @@ class Convolution(NamedTuple):
         return [operand for operand in (self.weight, self.positions, self.sigma) if operand is not None]
 
     @property
-    def tensors(self) -> list[Tensor]:
-        return [self.input, *self.operands, *([self.bias] if self.bias is not None else [])]
+    def arguments(self) -> tuple[Tensor | None, ...]:
+        """Those that are tensors."""
+        return self.input, self.weight, self.positions, self.sigma, self.bias
 
 
 class _Kept(NamedTuple):
@@ -61,6 +62,10 @@ class _Kept(NamedTuple):
 
 
 _KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
+
+# By shapes, dtypes and settings: checks take longer than a small convolution.
+_DECISIONS: dict[tuple[Any, ...], bool] = {}
+_MOST_DECISIONS = 1024
 
 
 def convolve(layer: nn.Module, convolution: Convolution) -> Tensor | None:
@@ -106,7 +111,9 @@ def _is_equal(kept: Tensor, operand: Tensor) -> bool:
 
 def _is_ordinary(convolution: Convolution) -> bool:
     """Whether tensors have values, on the CPU, nothing records the call, and half types are rounded once."""
-    for tensor in convolution.tensors:
+    for tensor in convolution.arguments:
+        if tensor is None:
+            continue
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type != "cpu" or tensor.is_neg():
             return False
     if is_traced() or get_proxy_mode() is not None or torch._C._len_torch_dispatch_stack() > 0:
@@ -121,6 +128,22 @@ def _is_ordinary(convolution: Convolution) -> bool:
 
 
 def _is_dense_cheapest(convolution: Convolution) -> bool:
+    """Where the operator would find no fault."""
+    sizes = tuple((tensor.shape, tensor.dtype) if tensor is not None else None for tensor in convolution.arguments)
+    key = (sizes, *map(_hashable, convolution[3:4] + convolution[6:]))
+    found = _DECISIONS.get(key)
+    if found is None:
+        if len(_DECISIONS) >= _MOST_DECISIONS:
+            _DECISIONS.clear()
+        found = _DECISIONS[key] = _decide(convolution)
+    return found
+
+
+def _hashable(argument: Any) -> Any:
+    return tuple(argument) if isinstance(argument, list) else argument
+
+
+def _decide(convolution: Convolution) -> bool:
     input, weight, positions, kernel_size, sigma, bias, stride, padding, groups, version, method, taps = convolution
     axes = len(kernel_size)
     steps = to_tuple("stride", stride, axes)
