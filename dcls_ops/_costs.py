@@ -1,7 +1,6 @@
 """The rule of method "auto" on the CPU (csrc/cpu/costs.cpp), asked without a call."""
 
 import ctypes
-import functools
 import math
 from collections.abc import Sequence
 
@@ -35,7 +34,6 @@ def case(
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
-@functools.lru_cache(maxsize=1024)
 def is_dense_cheapest(
     images: int,
     input: tuple[int, ...],

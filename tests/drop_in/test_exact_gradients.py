@@ -42,11 +42,13 @@ def gradients(layer, input, grad):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("place", POSITIONS)
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "arguments", "version"),
+    # The original has no Dcls3_1d of version v0.
+    [(*case, version) for case in CASES for version in VERSIONS if (case[0], version) != ("Dcls3_1d", "v0")],
+    ids=str,
+)
 def test_gradients_are_the_original_s(original, name, arguments, version, place, dtype):
-    if (name, version) == ("Dcls3_1d", "v0"):
-        pytest.skip("the original has no such version")
     theirs, ours = (
         getattr(module, name)(4, 6, kernel_count=3, padding=3, version=version, **arguments).to(dtype)
         for module in (original, modules)

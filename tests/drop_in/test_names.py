@@ -57,11 +57,12 @@ def test_names_of_classes(original, name):
     assert set(getattr(theirs, "__constants__", ())) <= set(getattr(ours, "__constants__", ()))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "version"),
+    # The original has no Dcls3_1d of version v0.
+    [(name, version) for name in LAYERS for version in VERSIONS if (name, version) != ("Dcls3_1d", "v0")],
+)
 def test_names_and_values_of_instances(original, name, version):
-    if (name, version) == ("Dcls3_1d", "v0"):
-        pytest.skip("the original has no such version")
     theirs, ours = pair(original, name, version, padding=2)
     theirs(torch.randn(1, 4, *[9] * ours.spatial_axes))  # after which it has its tables
     for their_module, our_module in ((theirs, ours), (theirs.DCK, ours.DCK)):
