@@ -2,7 +2,7 @@
 
 They do what ``torch.ops.dcls.*`` does, and also take an int where the operators want a list, and ``padding="same"`` or
 ``"valid"``. In the shapes below, O, I, g and K are out channels, in channels, groups and kernel count (elements per
-filter), d is the number of spatial axes, and L is ``kernel_size``, the extent of the dense kernel.
+filter), d is the number of learned axes, and L is ``kernel_size``, the extent of the dense kernel.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def construct_kernel(
             elements of its own, and positions, with as many axes more, are along the d axes that follow.
         positions: (d, O, I/g, K), or (d, 1, I/g, K) to share them among out channels. In taps along the input's own
             axes; 0 is tap ``L // 2``.
-        kernel_size: L, one int per spatial axis. An int stands for that extent on each of positions' axes.
+        kernel_size: L, one int per spatial axis; an int stands for that extent on each.
         sigma: effective width in taps, greater than 0, in the shape of positions. For "max" and "gauss" only.
         version: "v0", "v1", "max" or "gauss".
 
@@ -49,7 +49,7 @@ def construct_kernel(
 
     Raises:
         RuntimeError: if an argument does not fit the others; the message names it.
-        ValueError: if kernel_size is not an int or d of them.
+        ValueError: if kernel_size is neither.
 
     Example:
         >>> weight, positions = torch.ones(1, 1, 1), torch.tensor([0.25]).view(1, 1, 1, 1)
@@ -62,7 +62,8 @@ def construct_kernel(
 def _construct_kernel(
     weight: Tensor, positions: Tensor, kernel_size: Size, sigma: Tensor | None, version: str
 ) -> Tensor:
-    size = to_tuple("kernel_size", kernel_size, *sizes(positions, 0))
+    dense_axes = max(weight.dim() - 3, 0)
+    size = to_tuple("kernel_size", kernel_size, *(axes + dense_axes for axes in sizes(positions, 0)))
     kernel: Tensor = torch.ops.dcls.construct_kernel(weight, positions, size, sigma, version)
     return kernel
 
@@ -112,7 +113,7 @@ def conv1d(
     method: str = "auto",
     touched_taps: int | None = None,
 ) -> Tensor:
-    """DCLS convolution of (N, I, length) or (I, length). Arguments as in :func:`conv2d`, with d = 1.
+    """DCLS convolution of (N, I, length) or (I, length). Arguments as in :func:`conv2d`, for one spatial axis.
 
     Example:
         >>> input, weight, positions = torch.randn(8, 4, 100), torch.randn(6, 4, 3), torch.randn(1, 6, 4, 3)
@@ -145,19 +146,18 @@ def conv2d(
     Args:
         input: in the parameters' dtype; float16 or bfloat16 also with parameters in another one of float16, bfloat16
             and float32. Under autocast it is cast, and parameters are not.
-        weight, positions, sigma, version: as in :func:`construct_kernel`, with d = 2.
+        weight, positions, sigma, version: as in :func:`construct_kernel`, for two spatial axes.
         kernel_size: extent of the dense kernel, an int or one per axis.
         bias: (O,), in the dtype of input or weight.
         stride: steps between outputs, an int or one per axis.
         padding: zeros on either side, an int or one per axis; or "same" (stride 1 only) or "valid".
         groups: g; divides I and O.
         method: "construct" builds the dense kernel and convolves with it. "direct" visits only the taps that elements
-            touch, in a time that does not depend on kernel_size ("v0", "v1"; the others touch more taps in a larger
-            kernel): best for depthwise convolutions and for sparse kernels. "im2col", for shared positions only,
-            interpolates the input once per element and pixel and multiplies by the weights, in a time that hardly
-            depends on kernel_size (likewise). It keeps a tile of columns at a time: at most 2**18 entries (1 MiB of
-            float32) a thread, twice that in backward; only with more than 2**18 elements a filter, one pixel of one in
-            channel. "auto" takes the cheapest by an estimate.
+            touch, in a time that grows with them and not with kernel_size: best for sparse kernels. "im2col", for
+            shared positions only, interpolates the input once per element and pixel and multiplies by the weights, in
+            a time that hardly depends on kernel_size. It keeps a tile of columns at a time: at most 2**18 entries
+            (1 MiB of float32) a thread, twice that in backward; only with more than 2**18 elements a filter, one pixel
+            of one in channel. "auto" takes the cheapest by an estimate.
         touched_taps: about how many taps an element touches along an axis, if the caller knows how wide elements are:
             2 * 6.5 sigma for "gauss", 2 sigma for "max". For the estimate of "auto" only.
 
@@ -194,7 +194,7 @@ def conv3d(
 ) -> Tensor:
     """DCLS convolution of (N, I, depth, height, width) or (I, depth, height, width).
 
-    Arguments as in :func:`conv2d`, with d = 3.
+    Arguments as in :func:`conv2d`, for three spatial axes.
 
     Example:
         >>> input, weight, positions = torch.randn(2, 4, 8, 8, 8), torch.randn(6, 4, 3), torch.randn(3, 6, 4, 3)

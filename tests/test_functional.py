@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,19 @@ def test_is_pytorch_s_function_with_the_dense_kernel(axes, padding, stride, exte
         assert torch.equal(
             convolve(input, weight, positions, (extent,) * axes, bias=bias, version="v1", **tuples), output
         )
+
+
+@pytest.mark.parametrize(
+    ("dense", "kernel_size"), [((3,), (3, 5)), ((5,), 5), ((5, 5), 5), ((2, 3), (2, 3, 5)), ((3,), (3, 5, 4))], ids=str
+)
+def test_a_kernel_that_is_dense_along_leading_axes_has_one_of_its_own_at_every_dense_tap(dense, kernel_size):
+    learned = (5,) if isinstance(kernel_size, int) else kernel_size[len(dense) :]
+    weight, positions = torch.randn(4, 3, *dense, 2), torch.rand(len(learned), 4, 3, *dense, 2) * 3 - 1.5
+    kernel = dcls.construct_kernel(weight, positions, kernel_size, version="v1")
+    for tap in itertools.product(*map(range, dense)):
+        at = (slice(None), slice(None), *tap)
+        expected = dcls.construct_kernel(weight[at], positions[(slice(None), *at)], learned, version="v1")
+        torch.testing.assert_close(kernel[at], expected)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
