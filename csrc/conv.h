@@ -23,9 +23,9 @@ inline bool takes_im2col(const Convolution& convolution) {
 }
 
 // Taps that an element touches along a learned axis, for estimates of costs: as many as the caller says, or as the
-// layers' initial widths make it. Values are not looked at.
+// layers' initial widths (1 and half a tap) make it. Values are not looked at.
 inline int64_t usual_taps(Version version, const OptionalInt& touched_taps, int64_t extent) {
-    const int64_t initial = version == Version::gauss ? 7 : version == Version::max ? 3 : 2;
+    const int64_t initial = version == Version::gauss ? 7 : 2;
     return std::min(has_sigma(version) ? touched_taps.value_or(initial) : initial, extent);
 }
 

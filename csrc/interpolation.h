@@ -100,17 +100,8 @@ DCLS_HOST_DEVICE TapRange taps_within(T position, T width, int64_t extent) {
     return {begin, end > begin ? end : begin};
 }
 
-// The taps where interpolate() can be non-zero for a formula in real numbers: all of them for a Gaussian.
-template <Version version, typename T>
-DCLS_HOST_DEVICE TapRange touched_taps(T position, [[maybe_unused]] T sigma, int64_t extent) {
-    if constexpr (version == Version::gauss) {
-        return {0, extent};
-    } else {
-        return taps_within(position, version == Version::max ? sigma : T(1), extent);
-    }
-}
-
-// The same for finite positions and widths in floating point, without the taps of a Gaussian that no result shows.
+// The taps where interpolate() is not 0, for a finite position and width; of a Gaussian, without those that no result
+// shows.
 //
 // With z the distance in widths and z0 the nearest tap's, those have z^2 >= z0^2 + c^2. So their factors are at most
 // e = exp(-c^2 / 2) times the largest one, and their derivatives in the width, z^2 / width times the factors, at most
@@ -118,7 +109,7 @@ DCLS_HOST_DEVICE TapRange touched_taps(T position, [[maybe_unused]] T sigma, int
 // 5.7e-8 for float and 7.1e-17 for double: below half a unit in the last place of 1. (Taps further out add little to
 // that, or there are so many within that the sum is many times the largest factor.)
 template <Version version, typename T>
-DCLS_HOST_DEVICE TapRange nonzero_taps(T position, [[maybe_unused]] T sigma, int64_t extent) {
+DCLS_HOST_DEVICE TapRange touched_taps(T position, [[maybe_unused]] T sigma, int64_t extent) {
     if constexpr (version == Version::gauss) {
         const T furthest = (sizeof(T) == sizeof(float) ? T(6.5) : T(9.2)) * sigma;
         const T last = static_cast<T>(extent - 1);
@@ -126,7 +117,7 @@ DCLS_HOST_DEVICE TapRange nonzero_taps(T position, [[maybe_unused]] T sigma, int
         const T nearest = position - (inside == position ? std::round(position) : inside);
         return taps_within(position, std::sqrt(nearest * nearest + furthest * furthest), extent);
     } else {
-        return touched_taps<version>(position, sigma, extent);
+        return taps_within(position, version == Version::max ? sigma : T(1), extent);
     }
 }
 

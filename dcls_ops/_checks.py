@@ -17,8 +17,8 @@ METHODS = ("auto", "construct", "direct", "im2col")
 # Of one, two and three spatial axes.
 _KERNEL_AXES = ("kernel_length", "kernel_height, kernel_width", "kernel_depth, kernel_height, kernel_width")
 
-_HALF_DTYPES = (torch.float16, torch.bfloat16)
-_DTYPES = (*_HALF_DTYPES, torch.float32, torch.float64)
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+_DTYPES = (*HALF_DTYPES, torch.float32, torch.float64)
 
 # What an input may be besides the parameters' own dtype, in words.
 _INPUT_DTYPES = {
@@ -179,7 +179,7 @@ def check_conv_arguments(
     )
     check.same_device("input", input, "weight", weight)
     check(
-        input.dtype == weight.dtype or (weight.dtype != torch.float64 and input.dtype in _HALF_DTYPES),
+        input.dtype == weight.dtype or (weight.dtype != torch.float64 and input.dtype in HALF_DTYPES),
         f"input must be {_INPUT_DTYPES[weight.dtype]} for {weight.dtype} parameters, got {input.dtype}",
     )
     if bias is not None:

@@ -4,8 +4,24 @@ import ctypes
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from dcls_ops import _library
 from dcls_ops._checks import VERSIONS
+
+# Beyond so many widths from an element, its factors are 0 or below rounding (csrc/interpolation.h).
+_FURTHEST_TAP = {"max": 1.0, "gauss": 6.5}
+
+
+def touched_taps(sigma: Tensor, version: str, extent: int) -> int | None:
+    """About how many taps along an axis elements of these widths touch; None if the widths are no numbers.
+
+    A power of two, or the extent: few numbers, so that compiled layers are seldom compiled again.
+    """
+    taps = float((sigma * (2 * _FURTHEST_TAP[version])).clamp_(1, extent).mean())
+    if not math.isfinite(taps):
+        return None
+    return min(2 ** round(math.log2(taps)), extent) if taps < 0.75 * extent else extent
 
 
 def case(
@@ -27,6 +43,7 @@ def case(
         for size, pad, extent, step in zip(input, padding, kernel_size, stride, strict=True)
     ]
     axes = len(kernel_size)
+    # The members of Shape (csrc/cpu/costs.cpp), in its order.
     numbers = [images, groups, in_channels, out_channels // groups, math.prod(elements), axes, learned_axes]
     numbers += [VERSIONS.index(version), touched_taps or 0]
     for along, missing in ((input, 1), (output, 1), (kernel_size, 1), (stride, 1), (padding, 0)):
@@ -52,7 +69,5 @@ def is_dense_cheapest(
         return method == "construct"
     takes_im2col = positions[1] == 1 and len(weight) == 3
     numbers = case(images, input, weight, positions[0], kernel_size, stride, padding, groups, version, touched_taps)
-    function = ctypes.CDLL(str(_library.LOADED["dcls"])).dcls_cpu_is_dense_cheapest
-    function.restype = ctypes.c_bool
-    answer: bool = function(numbers, takes_im2col)
+    answer: bool = _library.function("dcls", "dcls_cpu_is_dense_cheapest", ctypes.c_bool)(numbers, takes_im2col)
     return answer

@@ -16,11 +16,9 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from dcls_ops._arguments import is_traced, to_tuple
-from dcls_ops._checks import check_conv_arguments, check_kernel_arguments
+from dcls_ops._checks import HALF_DTYPES, check_conv_arguments, check_kernel_arguments
 from dcls_ops._costs import is_dense_cheapest
 from dcls_ops._dense import dense_convolution
-
-_HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -48,9 +46,13 @@ class Convolution(NamedTuple):
         return [operand for operand in (self.weight, self.positions, self.sigma) if operand is not None]
 
     @property
-    def arguments(self) -> tuple[Tensor | None, ...]:
-        """Those that are tensors."""
+    def tensors(self) -> tuple[Tensor | None, ...]:
         return self.input, self.weight, self.positions, self.sigma, self.bias
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """The arguments that are no tensors."""
+        return self.kernel_size, *self[6:]
 
 
 class _Kept(NamedTuple):
@@ -111,7 +113,7 @@ def _is_equal(kept: Tensor, operand: Tensor) -> bool:
 
 def _is_ordinary(convolution: Convolution) -> bool:
     """Whether tensors have values, on the CPU, nothing records the call, and half types are rounded once."""
-    for tensor in convolution.arguments:
+    for tensor in convolution.tensors:
         if tensor is None:
             continue
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type != "cpu" or tensor.is_neg():
@@ -121,16 +123,16 @@ def _is_ordinary(convolution: Convolution) -> bool:
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
     dtype, of_parameters = convolution.input.dtype, convolution.weight.dtype
-    if torch.is_autocast_enabled("cpu") and dtype in _HALF_DTYPES:
+    if torch.is_autocast_enabled("cpu") and dtype in HALF_DTYPES:
         return dtype == torch.get_autocast_dtype("cpu") and of_parameters in (dtype, torch.float32)
     # To a float32 layer's half output the operator adds a float32 bias.
     return dtype == of_parameters
 
 
 def _is_dense_cheapest(convolution: Convolution) -> bool:
-    """Where the operator would find no fault."""
-    sizes = tuple((tensor.shape, tensor.dtype) if tensor is not None else None for tensor in convolution.arguments)
-    key = (sizes, *map(_hashable, convolution[3:4] + convolution[6:]))
+    """Whether the operator takes the call, and a dense kernel that is there already would be the cheapest."""
+    sizes = tuple((tensor.shape, tensor.dtype) if tensor is not None else None for tensor in convolution.tensors)
+    key = (sizes, *map(_hashable, convolution.settings))
     found = _DECISIONS.get(key)
     if found is None:
         if len(_DECISIONS) >= _MOST_DECISIONS:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class LearnedSpacingLayer(nn.Module):
     """The base class of every layer: a convolution with the kernel of :meth:`construct_kernel`."""
 
+    #: The number of spatial axes of the input.
+    spatial_axes: ClassVar[int]
     #: The parameters from which the convolution is made; a folded layer has none of them.
     convolution_parameters: ClassVar[tuple[str, ...]]
 

@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,12 @@ def _find(name: str) -> Path | None:
     return None
 
 
+def _function(path: Path, name: str, result: Any) -> Any:
+    function = getattr(ctypes.CDLL(str(path)), name)
+    function.restype = result
+    return function
+
+
 def _load() -> dict[str, Path]:
     cpu = _find("libdcls.so")
     if cpu is None:
@@ -25,7 +32,7 @@ def _load() -> dict[str, Path]:
         )
     others = sorted(map(str, torch.ops.loaded_libraries))
     torch.ops.load_library(cpu)
-    if not ctypes.CDLL(str(cpu)).dcls_owns_namespace():
+    if not _function(cpu, "dcls_owns_namespace", ctypes.c_int)():
         raise ImportError(
             f"dcls_ops: another library has defined torch.ops.dcls, so {cpu} cannot: import dcls_ops before you load "
             f"a copy of libdcls.so, or load none. torch.ops.load_library has loaded: {', '.join(others) or 'none'}"
@@ -42,6 +49,11 @@ def _load() -> dict[str, Path]:
 LOADED = _load()
 
 
+def function(library: str, name: str, result: Any) -> Any:
+    """A C function of a loaded library, by the ctypes type of what it returns."""
+    return _function(LOADED[library], name, result)
+
+
 def build_info(library: str) -> str:
     """What a loaded library ("dcls" or "dcls_cuda") was compiled by and for."""
     return _text(library, f"{library}_build_info")
@@ -52,8 +64,6 @@ def cpu_capability() -> str:
     return _text("dcls", "dcls_cpu_capability")
 
 
-def _text(library: str, function_name: str) -> str:
-    function = getattr(ctypes.CDLL(str(LOADED[library])), function_name)
-    function.restype = ctypes.c_char_p
-    text: bytes = function()
+def _text(library: str, name: str) -> str:
+    text: bytes = function(library, name, ctypes.c_char_p)()
     return text.decode()

@@ -1,4 +1,4 @@
-"""Turning trained models into what runs without this package."""
+"""Trained models with plain convolutions in the place of the layers."""
 
 import copy
 import dis
@@ -38,11 +38,10 @@ _HOOKS = {
     "backward hooks": ("_backward_hooks", "_backward_pre_hooks"),
 }
 
+_Entry = type | nn.Module | str
 
-Entry = type | nn.Module | str
 
-
-def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = (), backend: str = "torch") -> nn.Module:
+def fold(model: nn.Module, *, skip: _Entry | Iterable[_Entry] = (), backend: str = "torch") -> nn.Module:
     """A copy of the model in which every DCLS layer is a plain ``nn.Conv1d/2d/3d`` that computes the same.
 
     A layer that occurs in several places stays one layer. Parameters require gradients where the layer's weight and
@@ -50,9 +49,9 @@ def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = (), backend: str =
     what they compute: PyTorch is many times as fast with them on the CPU. What wraps a layer stays: after
     ``torch.compile(layer)`` the convolution is compiled when it first runs.
 
-    With ``backend="dcls"`` the model needs this package, and is as fast as it can be on the CPU: depthwise convolutions
-    have the same parameters, contiguous, and call ``torch.ops.dcls.depthwise_conv*``; layers that compute faster
-    without a dense kernel, such as sparse ones and delays, are left as they are.
+    With ``backend="dcls"`` the model needs this package, and is about as fast on the CPU as its layers were: depthwise
+    convolutions have the same parameters, contiguous, and call ``torch.ops.dcls.depthwise_conv*``; layers that compute
+    faster without a dense kernel, such as sparse ones and delays, are left as they are.
 
     A class with a ``forward`` of its own stays too, and its ``super().forward(input)`` runs a plain convolution,
     ``layer.folded_convolution``, in place of the layer's parameters. Such a model needs this package to run.
@@ -61,7 +60,7 @@ def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = (), backend: str =
         model: a model, or a layer.
         skip: what to leave as it is, with all that is in it: classes, modules of the model, or their names in
             ``model.named_modules()``.
-        backend: "torch", or "dcls" for speed on the CPU.
+        backend: "torch", or "dcls" for the speed of the layers on the CPU.
 
     Raises:
         ValueError: if a layer has forward or backward hooks; if its class has a ``forward`` that uses the parameters,
@@ -84,7 +83,7 @@ def fold(model: nn.Module, *, skip: Entry | Iterable[Entry] = (), backend: str =
         if isinstance(module, LearnedSpacingLayer)
         and not isinstance(module, _Folded)
         and id(module) not in skipped
-        and (backend == "torch" or _is_dense_cheapest(module))
+        and (backend == "torch" or _has_cheapest_dense_kernel(module))
     }
     refused = [
         f"\n  {name or 'the model itself'} ({_class_of(layer).__name__}): {reason}"
@@ -134,8 +133,8 @@ def _folded(layer: Any, backend: str) -> nn.Module:
     return convolution.train(layer.training)
 
 
-def _is_dense_cheapest(layer: Any) -> bool:
-    """By the library's rule, for inputs of every size."""
+def _has_cheapest_dense_kernel(layer: Any) -> bool:
+    """By the rule of method "auto", for small inputs and for large ones."""
     if not isinstance(layer, DclsLayer) or not layer._has_operator():
         return True
     with torch.no_grad():
@@ -201,9 +200,9 @@ def _new_folded(cls: type) -> Any:
     return folded_class.__new__(folded_class)
 
 
-def _state_around(layer: nn.Module, convolution: nn.Module) -> dict[str, Any]:
+def _state_around(layer: LearnedSpacingLayer, convolution: nn.Module) -> dict[str, Any]:
     """The attributes of a layer, with the convolution in place of all that it is made of."""
-    made_of = (*getattr(layer, "convolution_parameters", ()), "DCK", "parametrizations")
+    made_of = (*layer.convolution_parameters, "DCK", "parametrizations")
 
     def rest(members: dict[str, Any]) -> dict[str, Any]:
         return {name: member for name, member in members.items() if name not in made_of}
@@ -214,10 +213,10 @@ def _state_around(layer: nn.Module, convolution: nn.Module) -> dict[str, Any]:
     return {**state, "_parameters": rest(state["_parameters"]), "_modules": modules}
 
 
-def _modules_in(model: nn.Module, skip: Entry | Iterable[Entry]) -> set[int]:
+def _modules_in(model: nn.Module, skip: _Entry | Iterable[_Entry]) -> set[int]:
     """The ids of the modules that ``skip`` names, and of those in them."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    entries = (skip,) if isinstance(skip, Entry) else tuple(skip)
+    entries = (skip,) if isinstance(skip, _Entry) else tuple(skip)
     skipped: set[int] = set()
     for entry in entries:
         named = [

@@ -21,16 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from dcls_ops import _kept_kernel, functional
+from dcls_ops import _costs, _kept_kernel, functional
 from dcls_ops._arguments import Size, check_channels, check_padding_mode, pad, padding_per_side, to_tuple
 from dcls_ops._checks import METHODS, VERSIONS, has_sigma
 from dcls_ops._layer import LearnedSpacingLayer
 from dcls_ops._original import SMALLEST_SIGMA, effective_sigma
 
 __all__ = ["Dcls1d", "Dcls2_1d", "Dcls2d", "Dcls2dK1d", "Dcls3_1d", "Dcls3_2d", "Dcls3d", "DclsLayer"]
-
-# Beyond so many widths from an element, its factors are 0 or below rounding (csrc/interpolation.h).
-_FURTHEST_TAP = {"max": 1.0, "gauss": 6.5}
 
 # As in the original package: a Gaussian of 0.23 + 0.27 = 0.5 taps is about as wide as the triangles of other versions.
 _INITIAL_SIG = {"max": 0.0, "gauss": 0.23}
@@ -42,8 +39,6 @@ class DclsLayer(LearnedSpacingLayer):
     Filters are dense along the leading spatial axes (``dense_kernel_size``, often none) and learned along the others.
     """
 
-    #: The number of spatial axes of the input.
-    spatial_axes: ClassVar[int]
     #: Whether P and SIG mean what they do in the original package, as those of the layers of ``DCLS`` do.
     has_original_conventions: ClassVar[bool] = False
     convolution_parameters = ("weight", "P", "SIG", "bias")
@@ -183,13 +178,11 @@ class DclsLayer(LearnedSpacingLayer):
         # Elsewhere a look at values waits for the device, or there are none.
         if type(SIG) is not Parameter or SIG.device.type != "cpu" or not SIG.numel():
             return
-        extent = max(self.dilated_kernel_size)
         sigma = self.sigma
         assert sigma is not None
-        taps = float((sigma * (2 * _FURTHEST_TAP[self.version])).clamp_(1, extent).mean())
-        if not math.isfinite(taps):
-            return
-        self.touched_taps = min(2 ** round(math.log2(taps)), extent) if taps < 0.75 * extent else extent
+        found = _costs.touched_taps(sigma, self.version, max(self.dilated_kernel_size))
+        if found is not None:
+            self.touched_taps = found
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcls_ops._checks import check_kernel_arguments
+from dcls_ops._checks import HALF_DTYPES, check_kernel_arguments
 
 #: What a backward function returns: one gradient for each differentiable argument, None where the argument is None.
 Gradients = tuple[Tensor | None, ...]
@@ -69,7 +69,7 @@ def _wide_kernel(
         of_taps = (weight.flatten(1, -2), positions.flatten(2, -2), sigma.flatten(2, -2) if sigma is not None else None)
         kernel = _wide_kernel(of_taps[0], of_taps[1], kernel_size[dense_axes:], of_taps[2], version)
         return kernel.reshape(*weight.shape[:2], *kernel_size)
-    if weight.dtype in (torch.float16, torch.bfloat16):
+    if weight.dtype in HALF_DTYPES:
         weight, positions, sigma = weight.float(), positions.float(), sigma.float() if sigma is not None else None
     factors = [
         _factors(positions[axis], sigma[axis] if sigma is not None else None, extent, version)

@@ -30,9 +30,5 @@ def name_of(layer):
     return f"{layer.__module__}.{layer.__name__}" if isinstance(layer, type) else None
 
 
-def spatial_axes(layer):
-    return layer.axes if hasattr(layer, "axes") else layer.spatial_axes
-
-
 def input_of(layer, channels=4, size=11):
-    return torch.randn(2, channels, *[size] * spatial_axes(layer))
+    return torch.randn(2, channels, *[size] * layer.spatial_axes)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from DCLS.construct import modules
-from layers import EVERY_LAYER, input_of, name_of, spatial_axes
+from layers import EVERY_LAYER, input_of, name_of
 from torch import nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -64,9 +64,9 @@ def test_the_same_bits_as_the_operator(cls, arguments, groups, kind):
         input = input.bfloat16()
     elif kind == "unbatched":
         input = input[0]
-    elif kind == "channels_last" and spatial_axes(layer) > 1:
+    elif kind == "channels_last" and layer.spatial_axes > 1:
         formats = (torch.channels_last, torch.channels_last_3d)
-        input = input.contiguous(memory_format=formats[spatial_axes(layer) - 2])
+        input = input.contiguous(memory_format=formats[layer.spatial_axes - 2])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled="autocast" in kind):
         with unkept(layer):
             expected = layer(input)

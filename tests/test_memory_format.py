@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from layers import EVERY_LAYER, input_of, name_of, spatial_axes
+from layers import EVERY_LAYER, input_of, name_of
 from torch import nn
 
 from dcls_ops.nn import Dcls2d
@@ -36,7 +36,7 @@ def test_parameters_stay_as_they_are(cls, arguments, memory_format, swaps):
     before = dict(model.named_parameters())
     strides = {name: parameter.stride() for name, parameter in before.items()}
     model.to(memory_format=memory_format)
-    takes_format = FORMATS.get(spatial_axes(model[0])) == memory_format
+    takes_format = FORMATS.get(model[0].spatial_axes) == memory_format
     input = input.to(memory_format=memory_format) if takes_format else input
     output, grads = results(model, input)
     assert output.is_contiguous(memory_format=memory_format if takes_format else torch.contiguous_format)

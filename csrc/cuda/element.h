@@ -44,7 +44,7 @@ struct Element {
 
     __device__ TapRange touched(int axis, int64_t extent, bool wild) const {
         return axis < first_axis || wild ? TapRange{0, extent}
-                                         : nonzero_taps<version>(position[axis], sigma[axis], extent);
+                                         : touched_taps<version>(position[axis], sigma[axis], extent);
     }
 };
 

@@ -18,8 +18,6 @@ from dcls_ops._layer import LearnedSpacingLayer
 class DilatedNd(LearnedSpacingLayer):
     """The base class: one parameter of positions for each axis, in the units of `scaling` taps."""
 
-    #: The number of spatial axes.
-    axes: ClassVar[int]
     #: Whether all out channels have the same positions.
     shared_positions: ClassVar[bool] = False
 
@@ -48,10 +46,10 @@ class DilatedNd(LearnedSpacingLayer):
             raise ValueError(f"gain must be positive, got {gain}")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = to_tuple("kernel_size", kernel_size, self.axes)
-        self.stride = to_tuple("stride", stride, self.axes)
-        self.padding = padding if isinstance(padding, str) else to_tuple("padding", padding, self.axes)
-        self.dilation = to_tuple("dilation", dilation, self.axes)
+        self.kernel_size = to_tuple("kernel_size", kernel_size, self.spatial_axes)
+        self.stride = to_tuple("stride", stride, self.spatial_axes)
+        self.padding = padding if isinstance(padding, str) else to_tuple("padding", padding, self.spatial_axes)
+        self.dilation = to_tuple("dilation", dilation, self.spatial_axes)
         self.groups = groups
         self.padding_mode = padding_mode
         self.gain = gain
@@ -90,7 +88,7 @@ class DilatedNd(LearnedSpacingLayer):
         """(d, O or 1, I/g, K), in taps from the middle of the kernel, as :mod:`dcls_ops` takes them."""
         positions = _positions(
             list(self._position_parameters()), self.kernel_size, self.dilation, self.extent, self.scaling
-        ).flatten(-self.axes)
+        ).flatten(-self.spatial_axes)
         return positions.unsqueeze(1) if self.shared_positions else positions
 
     def reset_parameters(self) -> None:
@@ -111,10 +109,10 @@ class DilatedNd(LearnedSpacingLayer):
     def forward(self, input: Tensor) -> Tensor:
         padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
         if self._is_plain():
-            plain = (F.conv1d, F.conv2d, F.conv3d)[self.axes - 1]
+            plain = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_axes - 1]
             output: Tensor = plain(padded, self.weight, self.bias, self.stride, padding, 1, self.groups)
             return output
-        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.axes - 1]
+        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
         return convolution(
             padded,
             self.weight.flatten(2),
@@ -145,7 +143,7 @@ class DilatedNd(LearnedSpacingLayer):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         # Released code kept the positions of all axes in one P, and those of filters in other units.
         names = self._position_names()
-        if self.axes > 1 and not self.shared_positions and f"{prefix}P" in state_dict:
+        if self.spatial_axes > 1 and not self.shared_positions and f"{prefix}P" in state_dict:
             stacked = state_dict.pop(f"{prefix}P") * math.sqrt(self.out_channels)
             state_dict.update({f"{prefix}{name}": positions for name, positions in zip(names, stacked, strict=True)})
         super()._load_from_state_dict(state_dict, prefix, *arguments)
@@ -155,7 +153,7 @@ class DilatedNd(LearnedSpacingLayer):
         return all(dilation == 1 for dilation in self.dilation)
 
     def _position_names(self) -> tuple[str, ...]:
-        return ("P",) if self.axes == 1 else ("P_d", "P_h", "P_w")[-self.axes :]
+        return ("P",) if self.spatial_axes == 1 else ("P_d", "P_h", "P_w")[-self.spatial_axes :]
 
     def _position_parameters(self) -> Iterator[Parameter]:
         return (getattr(self, name) for name in self._position_names())

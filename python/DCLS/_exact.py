@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from DCLS import _operands
+from dcls_ops._checks import HALF_DTYPES
 from dcls_ops._original import axis_order
 from dcls_ops.reference import NORMALISATION_EPSILON
 
@@ -64,10 +65,10 @@ def construct_kernel(
     version: str,
     smallest_sigma: Mapping[str, float],
 ) -> Tensor:
-    """The dense kernel (O, I/g, *dense, *kernel_size), by functions of PyTorch, whose derivatives at kinks are 0."""
+    """The dense kernel (O, I/g, *dense, *kernel_size), by PyTorch, whose derivatives at kinks are the original's."""
     weight, P, SIG = _operands.broadcast(weight, P, SIG, filters, len(kernel_size), version)
     dtype, device = weight.dtype, weight.device
-    if dtype in (torch.float16, torch.bfloat16):
+    if dtype in HALF_DTYPES:
         weight, P, SIG = weight.float(), P.float(), SIG.float() if SIG is not None else None
     factors = []
     for index, extent in zip(axis_order(len(kernel_size), version), kernel_size, strict=True):

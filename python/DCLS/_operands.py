@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcls_ops import _dense
 from dcls_ops._arguments import is_traced, pad
-from dcls_ops._checks import VERSIONS, has_sigma
+from dcls_ops._checks import HALF_DTYPES, VERSIONS, has_sigma
 from dcls_ops._original import positions_of, sigma_of
 
 #: Weight (O, I/g, *dense, K), and P and SIG of the original, or positions and sigma, (d, O, I/g, *dense, K).
@@ -83,7 +83,7 @@ def dense_convolution(
 ) -> Tensor:
     """A convolution in the operators' dtypes: half inputs in their own, whatever the parameters are."""
     padded, padding = pad(input, sides, padding_mode)
-    is_half = input.dtype in (torch.float16, torch.bfloat16) and kernel.dtype != torch.float64
+    is_half = input.dtype in HALF_DTYPES and kernel.dtype != torch.float64
     dtype = input.dtype if is_half else kernel.dtype
     bias = bias.to(dtype) if bias is not None else None
     return _dense.dense_convolution(padded, kernel.to(dtype), bias, stride, padding, groups)

@@ -6,6 +6,7 @@ from cases import LAYERS, VERSIONS, randomise
 from DCLS.construct import modules
 from DCLS.construct.modules.Dcls import Dcls1d, Dcls2d, Dcls3d
 from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
+from layers import input_of
 
 HALVES = [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16), (torch.float32, torch.bfloat16)]
 
@@ -35,8 +36,7 @@ def run(layer, input):
 @pytest.mark.parametrize("make", list(layers()))
 def test_layers(make, dtype, region):
     layer = make().to(dtype)
-    axes = getattr(layer, "spatial_axes", None) or layer.axes
-    input = torch.randn(2, 4, *[9] * axes).to(dtype)
+    input = input_of(layer).to(dtype)
     with torch.autocast("cpu", region):
         output, gradients = run(layer, input)
     # In the types that autocast casts to, but without it: as every operator does with inputs beside its parameters.

@@ -10,6 +10,7 @@ from cases import LAYERS, VERSIONS, operators, parameters, randomise
 from DCLS.construct import modules
 from DCLS.construct.modules.Dcls import Dcls1d, Dcls2d, Dcls3d
 from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
+from layers import input_of
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -78,17 +79,13 @@ def with_tracers():
             yield pytest.param(tracer, cls, arguments, id=name)
 
 
-def input_for(layer):
-    return torch.randn(2, 4, *[9] * (getattr(layer, "spatial_axes", None) or layer.axes))
-
-
 @pytest.mark.parametrize(("tracer", "cls", "arguments"), list(with_tracers()))
 def test_layers(tracer, cls, arguments):
     layer = cls(4, 6, **arguments)
     if hasattr(layer, "DCK") or hasattr(layer, "SIG"):
         randomise(layer)
-    program = tracer(layer, input_for(layer))
-    input = input_for(layer)
+    program = tracer(layer, input_of(layer))
+    input = input_of(layer)
     torch.testing.assert_close(program(input), layer(input))
 
 
@@ -164,7 +161,7 @@ def test_integer_positions_and_scalar_widths(tracer):
     layer.P.requires_grad = False
     layer.P.data = torch.randint(-2, 3, layer.P.shape)
     layer.SIG = nn.Parameter(torch.tensor(0.4))
-    input, other = input_for(layer), input_for(layer)
+    input, other = input_of(layer), input_of(layer)
     torch.testing.assert_close(tracer(layer, input)(other), layer(other))
 
 
@@ -172,7 +169,7 @@ def test_integer_positions_and_scalar_widths(tracer):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_exact_gradients(tracer, version):
     layer = modules.Dcls2d(4, 6, 3, dilated_kernel_size=(5, 4), version=version)
-    input, other = input_for(layer), input_for(layer)
+    input, other = input_of(layer), input_of(layer)
     with DCLS.exact_gradients():
         program = tracer(layer, input)
     torch.testing.assert_close(program(other), layer(other))
@@ -181,7 +178,7 @@ def test_exact_gradients(tracer, version):
 def test_graphs_follow_changed_parameters():
     layer = modules.Dcls2d(4, 6, 3, dilated_kernel_size=5)
     graph = torch.fx.symbolic_trace(layer)
-    input = input_for(layer)
+    input = input_of(layer)
     with torch.no_grad():
         layer.P.add_(0.4)
     torch.testing.assert_close(graph(input), layer(input))

@@ -18,7 +18,7 @@ TapRange taps_to_tabulate(T position, T sigma, int64_t extent) {
             return {0, extent};
         }
     }
-    return nonzero_taps<version>(position, sigma, extent);
+    return touched_taps<version>(position, sigma, extent);
 }
 
 template <Version version, bool with_derivatives, typename T>

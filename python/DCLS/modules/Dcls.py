@@ -34,5 +34,5 @@ class Dcls2d(DilatedNd):
         torch.Size([20, 33, 26, 96])
     """
 
-    axes = 2
+    spatial_axes = 2
     shared_positions = True

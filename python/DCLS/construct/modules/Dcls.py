@@ -38,7 +38,7 @@ class Dcls1d(DilatedNd, metaclass=_EitherGeneration):
         torch.Size([20, 33, 42])
     """
 
-    axes = 1
+    spatial_axes = 1
     later: ClassVar[type[DclsLayer]] = modules.Dcls1d
 
 
@@ -51,7 +51,7 @@ class Dcls2d(DilatedNd, metaclass=_EitherGeneration):
         torch.Size([20, 33, 21, 46])
     """
 
-    axes = 2
+    spatial_axes = 2
     later: ClassVar[type[DclsLayer]] = modules.Dcls2d
 
 
@@ -64,5 +64,5 @@ class Dcls3d(DilatedNd, metaclass=_EitherGeneration):
         torch.Size([1, 8, 4, 4, 4])
     """
 
-    axes = 3
+    spatial_axes = 3
     later: ClassVar[type[DclsLayer]] = modules.Dcls3d

@@ -338,8 +338,7 @@ class _Layer(DclsLayer):
             self.DCK = self._make_dck(version)
 
     def _make_dck(self, version: str) -> _ConstructKernel:
-        """Abstract: each of the layers makes the kind of its axes."""
-        raise NotImplementedError(f"{type(self).__name__} is a base class: use a layer, such as Dcls2d")
+        raise NotImplementedError
 
     def _padding_for_pad(self) -> tuple[int, ...]:
         """As F.pad takes it: from the last axis to the first, before and after."""
@@ -487,16 +486,8 @@ class _DclsNd(_Layer):
         self.clamp_parameters()
 
 
-class Dcls1d(_DclsNd):
-    """DCLS in one dimension. Arguments as for :class:`Dcls2d`.
-
-    Example:
-        >>> Dcls1d(16, 32, kernel_count=4, padding=12, dilated_kernel_size=25)(torch.randn(8, 16, 100)).shape
-        torch.Size([8, 32, 100])
-    """
-
-    spatial_axes = 1
-    _dck_class = ConstructKernel1d
+class _WithDefaults(_DclsNd):
+    """The arguments of the layers: without those of transposed convolutions."""
 
     def __init__(
         self,
@@ -527,7 +518,19 @@ class Dcls1d(_DclsNd):
         )
 
 
-class Dcls2d(_DclsNd):
+class Dcls1d(_WithDefaults):
+    """DCLS in one dimension. Arguments as for :class:`Dcls2d`.
+
+    Example:
+        >>> Dcls1d(16, 32, kernel_count=4, padding=12, dilated_kernel_size=25)(torch.randn(8, 16, 100)).shape
+        torch.Size([8, 32, 100])
+    """
+
+    spatial_axes = 1
+    _dck_class = ConstructKernel1d
+
+
+class Dcls2d(_WithDefaults):
     """DCLS in two dimensions.
 
     Args:
@@ -577,8 +580,6 @@ class Dcls2d(_DclsNd):
             stride,
             padding,
             dilated_kernel_size,
-            False,
-            0,
             groups,
             bias,
             padding_mode,
@@ -590,7 +591,7 @@ class Dcls2d(_DclsNd):
         self.cond = in_channels == out_channels == groups and self.padding == halves
 
 
-class Dcls3d(_DclsNd):
+class Dcls3d(_WithDefaults):
     """DCLS in three dimensions. Arguments as for :class:`Dcls2d`.
 
     ``P`` runs along (depth, width, height) in "v0" and along (width, height, depth) in the others.
@@ -603,36 +604,8 @@ class Dcls3d(_DclsNd):
     spatial_axes = 3
     _dck_class = ConstructKernel3d
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_count: int,
-        stride: Size = 1,
-        padding: Size | str = 0,
-        dilated_kernel_size: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        version: str = "gauss",
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            dilated_kernel_size,
-            False,
-            0,
-            groups,
-            bias,
-            padding_mode,
-            version,
-        )
 
-
-class Dcls2dK1d(_DclsNd):
+class Dcls2dK1d(_WithDefaults):
     """A flat two-dimensional kernel: (L, 1) for ``flat_dim=0``, (1, L) for ``flat_dim=1``.
 
     Other arguments as for :class:`Dcls2d`; ``dilated_kernel_size`` is one int.
@@ -669,8 +642,6 @@ class Dcls2dK1d(_DclsNd):
             stride,
             padding,
             dilated_kernel_size,
-            False,
-            0,
             groups,
             bias,
             padding_mode,
@@ -749,7 +720,41 @@ class _DclsN_Md(_Layer):
         self.clamp_parameters()
 
 
-class Dcls2_1d(_DclsN_Md):
+class _PartialWithDefaults(_DclsN_Md):
+    """The arguments of the layers: without those of transposed convolutions."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dense_kernel_size: Size = 1,
+        dilated_kernel_size: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        version: str = "gauss",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            padding,
+            dense_kernel_size,
+            dilated_kernel_size,
+            False,
+            0,
+            groups,
+            bias,
+            padding_mode,
+            version,
+        )
+
+
+class Dcls2_1d(_PartialWithDefaults):
     """Two axes: dense along the first, learned along the last. Its Gaussians are at least 1 tap wide.
 
     Arguments as for :class:`Dcls2d`, with ``dense_kernel_size`` before ``dilated_kernel_size``, both ints.
@@ -763,36 +768,6 @@ class Dcls2_1d(_DclsN_Md):
     spatial_axes = 2
     _dck_class = ConstructKernel2_1d
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_count: int,
-        stride: Size = 1,
-        padding: Size | str = 0,
-        dense_kernel_size: Size = 1,
-        dilated_kernel_size: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        version: str = "gauss",
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            dense_kernel_size,
-            dilated_kernel_size,
-            False,
-            0,
-            groups,
-            bias,
-            padding_mode,
-            version,
-        )
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         # Index tables that the original kept as buffers.
         for name in ("IDX", "lim"):
@@ -800,7 +775,7 @@ class Dcls2_1d(_DclsN_Md):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-class Dcls3_1d(_DclsN_Md):
+class Dcls3_1d(_PartialWithDefaults):
     """Three axes: dense along the first two, learned along the last.
 
     Arguments as for :class:`Dcls2_1d`; ``dense_kernel_size`` is an int or a pair.
@@ -813,33 +788,3 @@ class Dcls3_1d(_DclsN_Md):
 
     spatial_axes = 3
     _dck_class = ConstructKernel3_1d
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_count: int,
-        stride: Size = 1,
-        padding: Size | str = 0,
-        dense_kernel_size: Size = 1,
-        dilated_kernel_size: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        version: str = "gauss",
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            dense_kernel_size,
-            dilated_kernel_size,
-            False,
-            0,
-            groups,
-            bias,
-            padding_mode,
-            version,
-        )
