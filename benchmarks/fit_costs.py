@@ -3,9 +3,9 @@
     DCLS_CPU_CAPABILITY=avx512 python benchmarks/fit_costs.py
 
 Measures every method on the standard shapes and on many drawn ones, forward and backward, on one thread, and fits the
-terms of csrc/cpu/costs.cpp to them, so that the squares of the logarithms of the errors are least. Then it rewrites the
-table of the instruction set, and says how long what the new table chooses takes, relative to the fastest method.
-Rebuild the library afterwards. Needs scipy.
+constants of csrc/cpu/costs.cpp to them, so that the logarithms of the errors are small; shapes that no constants fit
+count less (soft L1). Then it rewrites the table of the instruction set, and says how long what the new table chooses
+takes, relative to the fastest method. Rebuild the library afterwards. Needs scipy.
 
 PyTorch's own convolutions should use the same instructions. On a processor that has more:
 
@@ -15,6 +15,7 @@ PyTorch's own convolutions should use the same instructions. On a processor that
 
 import argparse
 import ctypes
+import functools
 import itertools
 import json
 import math
@@ -32,19 +33,22 @@ import torch
 from tqdm import tqdm
 
 from dcls_ops import _library
-from dcls_ops._costs import case
+from dcls_ops._checks import METHODS, VERSIONS
+from dcls_ops._costs import case, touched_taps
 from dcls_ops.bench.cases import CASES
-from dcls_ops.nn import _FURTHEST_TAP
 
 TABLE = Path(__file__).parents[1] / "csrc" / "cpu" / "cost_table.h"
-METHODS = ("construct", "direct", "im2col")
-VERSIONS = ("v0", "v1", "max", "gauss")
 PASSES = ("forward", "backward")
 TERMS = 8
 ROUTES = re.findall(r"^    (\w+),", TABLE.read_text().split("enum class Route")[1].split("}")[0], re.MULTILINE)
-LARGE = 1.15
+LARGE = 1.15  # a shape is printed when what the table chooses takes so many times the fastest method
 SECONDS = 0.05  # for each measure
 MOST_MULTIPLY_ADDS = 1.5e9  # of a dense convolution
+
+#: For every shape, (method, pass, nanoseconds).
+Times = list[list[tuple[str, str, float]]]
+#: By (route, pass), the constants of its terms.
+Constants = dict[tuple[int, int], list[float]]
 
 
 class Shape(NamedTuple):
@@ -68,12 +72,10 @@ class Shape(NamedTuple):
 
     @property
     def touched_taps(self) -> int | None:
-        """As layers round it (DclsLayer.update_touched_taps)."""
+        """As layers say it."""
         if self.sigma is None:
             return None
-        extent = max(self.kernel_size)
-        taps = min(max(self.sigma * 2 * _FURTHEST_TAP[self.version], 1), extent)
-        return min(2 ** round(math.log2(taps)), extent) if taps < 0.75 * extent else extent
+        return touched_taps(torch.tensor(self.sigma), self.version, max(self.kernel_size))
 
     @property
     def inputs_by_pixels(self) -> int:
@@ -117,7 +119,7 @@ def drawn(count: int, seed: int) -> Iterator[Shape]:
         else:
             out_channels = draw.choice((8, 20, 64, 128, 256))
         extent, size = draw.choice(longest), draw.choice(sizes)
-        version = draw.choice(("v0", "v1", "max", "gauss", "gauss"))
+        version = draw.choice((*VERSIONS, "gauss"))
         sigma = {"max": (1.0, 2.0), "gauss": (0.4, 0.5, 1.0, extent / 4)}.get(version)
         padding = draw.choice((extent // 2, extent // 2, 0))
         shape = Shape(
@@ -139,9 +141,8 @@ def work(shape: Shape, method: str, which: str = "forward") -> tuple[int, list[f
         shape.groups, shape.version, shape.touched_taps,
     )  # fmt: skip
     terms = (ctypes.c_double * TERMS)()
-    route = ctypes.CDLL(str(_library.LOADED["dcls"])).dcls_cpu_work(
-        1 + METHODS.index(method), PASSES.index(which), numbers, terms
-    )
+    write_terms = _library.function("dcls", "dcls_cpu_work", ctypes.c_int)
+    route: int = write_terms(METHODS.index(method), PASSES.index(which), numbers, terms)
     return route, list(terms)
 
 
@@ -172,17 +173,12 @@ def measure(shape: Shape) -> Iterator[tuple[str, str, float]]:
     stride, padding = [shape.stride] * axes, list(shape.padding)
     settings = (stride, padding, shape.groups, shape.version)
     mask = [True, True, True, sigma is not None, False]
-    for method in METHODS:
-        if method == "im2col" and not shape.is_shared:
-            continue
+    operands = (input, weight, positions, shape.kernel_size, sigma)
+    for method in ("construct", "direct", *(["im2col"] if shape.is_shared else [])):
         chosen = (*settings, method, shape.touched_taps)
-        operands = (input, weight, positions, shape.kernel_size, sigma)
-        forward = shortest(lambda operands=operands, chosen=chosen: convolution(*operands, None, *chosen))
-        yield method, "forward", forward
-        backward = shortest(
-            lambda operands=operands, chosen=chosen: torch.ops.dcls.conv_backward(grad, *operands, *chosen, mask)
-        )
-        yield method, "backward", backward
+        yield method, "forward", shortest(functools.partial(convolution, *operands, None, *chosen))
+        backward = functools.partial(torch.ops.dcls.conv_backward, grad, *operands, *chosen, mask)
+        yield method, "backward", shortest(backward)
 
 
 def fit(rows: list[tuple[list[float], float]]) -> list[float]:
@@ -207,14 +203,14 @@ def fit(rows: list[tuple[list[float], float]]) -> list[float]:
     ]
 
 
-def write(name: str, constants: dict[tuple[int, int], list[float]], routes: int) -> None:
+def write(name: str, constants: Constants) -> None:
     def row(values: list[float]) -> str:
         return "{" + ", ".join(f"{float(f'{value:.3g}'):g}" for value in values) + "}"
 
     text = TABLE.read_text()
     lines = [
         f"    {{{{{row(constants[route, 0])},  // {ROUTES[route]}\n      {row(constants[route, 1])}}}}},\n"
-        for route in range(routes)
+        for route in range(len(ROUTES))
     ]
     table = f"constexpr Costs {name}{{{{\n" + "".join(lines) + "}};"
     replaced, count = re.subn(rf"constexpr Costs {name}\{{.*?\}};", table, text, flags=re.DOTALL)
@@ -222,32 +218,17 @@ def write(name: str, constants: dict[tuple[int, int], list[float]], routes: int)
     TABLE.write_text(replaced)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Fits csrc/cpu/cost_table.h for the instruction set in use")
-    parser.add_argument("--shapes", type=int, default=320, help="how many are drawn (default: %(default)s)")
-    parser.add_argument("--times", type=Path, help="read times from this file, or write them to it if there is none")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    capability = _library.cpu_capability()
-    standard_shapes = [shape for shape in standard() if shape.dense_multiply_adds() < 2 * MOST_MULTIPLY_ADDS]
-    shapes = [*standard_shapes, *wide(), *drawn(arguments.shapes, 0)]
-    if arguments.times and arguments.times.exists():
-        times = json.loads(arguments.times.read_text())
-    else:
-        times = [list(measure(shape)) for shape in tqdm(shapes, unit="shape")]
-        if arguments.times:
-            arguments.times.write_text(json.dumps(times))
-
+def fit_all(shapes: list[Shape], times: Times) -> Constants:
     rows = defaultdict(list)
     for shape, measured in zip(shapes, times, strict=True):
         for method, which, nanoseconds in measured:
             route, terms = work(shape, method, which)
             rows[route, PASSES.index(which)].append((terms, nanoseconds / shape.inputs_by_pixels))
-    routes = len(ROUTES)
-    constants = {(route, at): fit(rows[route, at]) if rows[route, at] else [0.0] * TERMS
-                 for route in range(routes) for at in range(2)}  # fmt: skip
-    write(f"k{capability.capitalize()}Costs", constants, routes)
+    every = itertools.product(range(len(ROUTES)), range(len(PASSES)))
+    return {at: fit(rows[at]) if rows[at] else [0.0] * TERMS for at in every}
 
+
+def report(capability: str, shapes: list[Shape], times: Times, constants: Constants) -> None:
     for at, which in enumerate(PASSES):
         ratios = []
         for shape, measured in zip(shapes, times, strict=True):
@@ -266,6 +247,26 @@ def main() -> None:
                 tqdm.write(f"{which}, {tuple(shape)}: {ratios[-1]:.2f}, {chosen} of {others}")
         print(f"{capability}, {which}: {len(ratios)} shapes, median {statistics.median(ratios):.2f}, "
               f"worst {max(ratios):.2f}, {sum(r > LARGE for r in ratios)} above {LARGE}")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fits csrc/cpu/cost_table.h for the instruction set in use")
+    parser.add_argument("--shapes", type=int, default=320, help="how many are drawn (default: %(default)s)")
+    parser.add_argument("--times", type=Path, help="read times from this file, or write them to it if there is none")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    standard_shapes = [shape for shape in standard() if shape.dense_multiply_adds() < 2 * MOST_MULTIPLY_ADDS]
+    shapes = [*standard_shapes, *wide(), *drawn(arguments.shapes, 0)]
+    if arguments.times and arguments.times.exists():
+        times = json.loads(arguments.times.read_text())
+    else:
+        times = [list(measure(shape)) for shape in tqdm(shapes, unit="shape")]
+        if arguments.times:
+            arguments.times.write_text(json.dumps(times))
+    capability = _library.cpu_capability()
+    constants = fit_all(shapes, times)
+    write(f"k{capability.capitalize()}Costs", constants)
+    report(capability, shapes, times, constants)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,18 @@
 
 namespace dcls::cpu {
 
+// How finely work is cut where there is enough of it: into this many items at least.
+constexpr int64_t kDirectItems = 16;
+
+// How far the taps reach, in pixels of a grid.
+inline Axes reach_of(const Geometry& geometry) {
+    Axes reach{};
+    for (int axis = 0; axis < kAxes; ++axis) {
+        reach[axis] = (geometry.kernel_size[axis] - 1) / geometry.stride[axis];
+    }
+    return reach;
+}
+
 // Whether images lie interleaved in memory while they are summed, so that all loads are aligned.
 bool interleaves_images(const Geometry& geometry);
 

@@ -7,7 +7,7 @@ namespace dcls::cpu {
 
 enum class Route {
     depthwise,             // our dense kernels
-    small_depthwise,       // PyTorch's
+    depthwise_in_aten,     // PyTorch's
     aten,                  // any other dense convolution
     aten_by_columns,       // with a padding for which PyTorch writes out columns
     aten_of_long_rows,     // of more taps than its fast kernels take
@@ -19,17 +19,17 @@ enum class Route {
     im2col,
 };
 
-constexpr int kRoutes = 11;
+constexpr int kRoutes = static_cast<int>(Route::im2col) + 1;
 constexpr int kCostTerms = 8;
 
-// By route, pass and term (costs.cpp); backward is all gradients.
+// By route, pass and term (Work in costs.cpp); backward is all gradients.
 using Costs = std::array<std::array<std::array<double, kCostTerms>, 2>, kRoutes>;
 
 // clang-format off
 constexpr Costs kGenericCosts{{
     {{{0.81, 0.0501, 4.71, 0, 0, 0.543, 6.95, 23200},  // depthwise
       {1.26, 0.105, 15.4, 0, 0, 0.925, 15.8, 31700}}},
-    {{{0.74, 0.0468, 0, 0, 0, 86.7, 1.22, 58200},  // small_depthwise
+    {{{0.74, 0.0468, 0, 0, 0, 86.7, 1.22, 58200},  // depthwise_in_aten
       {0.336, 0.103, 0, 0, 0, 156, 12.7, 96700}}},
     {{{0, 0.0519, 0.627, 0, 13.4, 1.31, 0, 49400},  // aten
       {0, 0.0426, 2.25, 0.49, 34.7, 2.29, 121, 54400}}},
@@ -53,7 +53,7 @@ constexpr Costs kGenericCosts{{
 constexpr Costs kAvx2Costs{{
     {{{0.641, 0.0223, 0.759, 0, 19.7, 0.424, 4.78, 30600},  // depthwise
       {0.888, 0.0542, 2.77, 0, 50.1, 0.947, 14.5, 48800}}},
-    {{{0.622, 0.0373, 0, 0, 0, 80.8, 0, 69300},  // small_depthwise
+    {{{0.622, 0.0373, 0, 0, 0, 80.8, 0, 69300},  // depthwise_in_aten
       {0.792, 0.0586, 0, 0, 0, 185, 5.91, 32200}}},
     {{{0, 0.0195, 0.27, 0, 18.8, 0.665, 0, 68500},  // aten
       {0, 0.0178, 0.477, 0.156, 52.8, 1.61, 24.1, 90500}}},
@@ -77,7 +77,7 @@ constexpr Costs kAvx2Costs{{
 constexpr Costs kAvx512Costs{{
     {{{0.588, 0.0155, 0.985, 0, 22.6, 0.286, 4.81, 33100},  // depthwise
       {0.88, 0.0362, 3.23, 0, 55.9, 0.787, 13.7, 55900}}},
-    {{{0.627, 0.0221, 7.26, 0, 0, 77.9, 0, 74300},  // small_depthwise
+    {{{0.627, 0.0221, 7.26, 0, 0, 77.9, 0, 74300},  // depthwise_in_aten
       {0.933, 0.0272, 0, 0, 0, 242, 4.26, 31800}}},
     {{{0.079, 0.014, 0.043, 0.00402, 22.1, 0.9, 19.5, 80400},  // aten
       {0.859, 0.0118, 0.196, 0.113, 67.1, 1.79, 31.5, 107000}}},

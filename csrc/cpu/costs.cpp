@@ -20,7 +20,7 @@ struct Case {
     Version version;
     OptionalInt touched_taps;
     Pass pass;
-    bool is_small = false;        // is_faster_in_aten
+    bool is_faster_in_aten = false;
     bool is_kernel_made = false;  // whether the dense kernel is there before the call
 
     bool is_depthwise() const { return geometry.in_channels == 1 && geometry.out_channels == 1; }
@@ -74,7 +74,9 @@ struct Case {
     }
 };
 
-// One way of computing, and how much there is of each thing that takes time in it.
+// One way of computing, and how much there is of each thing that takes time in it, for a pixel. In order: the pixel
+// itself; multiply-adds; two terms of the route's own; elements, and the taps that they touch, of what is made once for
+// all pixels (im2col: tiles and results); rows; calls.
 struct Work {
     Route route;
     std::array<double, kCostTerms> terms;
@@ -86,8 +88,9 @@ Work construct_work(const Case& c) {
     const double filters = c.out_channels() / c.pixels();
     const double made = c.is_kernel_made ? 0 : c.elements() * filters, added = made * c.touched_by_element();
     if (c.is_depthwise()) {
-        return {c.is_small ? Route::small_depthwise : Route::depthwise,
-                {1, c.is_small ? c.taps() : c.taps_inside(), c.taps() * filters, 0, made, added, c.rows(), c.calls()}};
+        return {c.is_faster_in_aten ? Route::depthwise_in_aten : Route::depthwise,
+                {1, c.is_faster_in_aten ? c.taps() : c.taps_inside(), c.taps() * filters, 0, made, added, c.rows(),
+                 c.calls()}};
     }
     const int64_t lanes = inner_loops<float>().lanes;
     const bool is_fragmented =
@@ -103,17 +106,17 @@ Work construct_work(const Case& c) {
 
 // Tiles of the input, read once for every block of out channels (conv_direct.cpp), and their touched taps.
 Work direct_work(const Case& c) {
-    constexpr double kBlocks = 16;
     const Geometry& geometry = c.geometry;
+    const Axes reach = reach_of(geometry);
     double entries = 1;
     for (int axis = 0; axis < kAxes; ++axis) {
-        const int64_t taps = geometry.kernel_size[axis], stride = std::min(geometry.stride[axis], taps);
+        const int64_t stride = std::min(geometry.stride[axis], geometry.kernel_size[axis]);
         const int64_t output = std::max<int64_t>(geometry.output[axis], 1);
-        const double reach = static_cast<double>((taps - 1) / stride) / static_cast<double>(output);
-        entries *= static_cast<double>(stride) * (1 + reach);
+        const double beyond = static_cast<double>(reach[axis]) / static_cast<double>(output);
+        entries *= static_cast<double>(stride) * (1 + beyond);
     }
     const double blocks =
-        std::clamp(kBlocks / static_cast<double>(geometry.groups), 1.0, std::max(c.out_channels(), 1.0));
+        std::clamp(kDirectItems / static_cast<double>(geometry.groups), 1.0, std::max(c.out_channels(), 1.0));
     const double listed = c.elements() * c.touched_by_element(), filters = c.out_channels() / c.pixels();
     const bool is_interleaved = interleaves_images(geometry);
     const Route route = geometry.stride[2] > 1 ? Route::direct_with_stride
@@ -164,26 +167,32 @@ double estimate(Method method, const Case& c) {
     return total;
 }
 
-// Of a call from Python: images, groups, channels of a group in and out, elements, spatial axes and how many of them
-// are learned, version, touched taps or 0; then input, output, kernel size, stride and padding with three axes each.
-Case case_of(const int64_t* shape, Pass pass) {
-    Case c{{}, static_cast<Version>(shape[7]), shape[8] > 0 ? OptionalInt(shape[8]) : std::nullopt, pass};
-    Geometry& g = c.geometry;
-    g.images = shape[0];
-    g.groups = shape[1];
-    g.in_channels = shape[2];
-    g.out_channels = shape[3];
-    g.kernel_count = shape[4];
-    const int64_t spatial_axes = shape[5], learned_axes = shape[6];
-    g.first_axis = kAxes - static_cast<int>(learned_axes);
-    const int64_t* next = shape + 9;
-    for (Axes* axes : {&g.input, &g.output, &g.kernel_size, &g.stride, &g.padding}) {
-        std::copy_n(next, kAxes, axes->begin());
-        next += kAxes;
-    }
-    const IntList kernel_size(g.kernel_size.end() - spatial_axes, g.kernel_size.end());
-    const IntList padding(g.padding.end() - spatial_axes, g.padding.end());
-    c.is_small = is_faster_in_aten(kernel_size, padding);
+// A convolution as dcls_ops/_costs.py hands it over.
+struct Shape {
+    int64_t images, groups, in_channels, out_channels, kernel_count;  // channels of a group
+    int64_t spatial_axes, learned_axes, version, touched_taps;        // 0 touched taps: not known
+    Axes input, output, kernel_size, stride, padding;
+};
+
+Case case_of(const Shape& shape, Pass pass) {
+    const IntList kernel_size(shape.kernel_size.end() - shape.spatial_axes, shape.kernel_size.end());
+    const IntList padding(shape.padding.end() - shape.spatial_axes, shape.padding.end());
+    Case c{{},
+           static_cast<Version>(shape.version),
+           shape.touched_taps > 0 ? OptionalInt(shape.touched_taps) : std::nullopt,
+           pass,
+           is_faster_in_aten(kernel_size, padding)};
+    c.geometry.images = shape.images;
+    c.geometry.groups = shape.groups;
+    c.geometry.in_channels = shape.in_channels;
+    c.geometry.out_channels = shape.out_channels;
+    c.geometry.kernel_count = shape.kernel_count;
+    c.geometry.first_axis = kAxes - static_cast<int>(shape.learned_axes);
+    c.geometry.input = shape.input;
+    c.geometry.output = shape.output;
+    c.geometry.kernel_size = shape.kernel_size;
+    c.geometry.stride = shape.stride;
+    c.geometry.padding = shape.padding;
     return c;
 }
 
@@ -196,7 +205,8 @@ bool is_faster_in_aten(const IntList& kernel_size, const IntList& padding) {
 }
 
 double cost(Method method, const Convolution& convolution, Pass pass) {
-    const auto& [kernel, arguments] = std::tie(convolution.kernel, convolution.arguments);
+    const KernelArguments& kernel = convolution.kernel;
+    const ConvArguments& arguments = convolution.arguments;
     return estimate(method,
                     Case{Geometry(kernel, arguments, batched(convolution.input, arguments)), kernel.version,
                          arguments.touched_taps, pass, is_faster_in_aten(kernel.kernel_size, arguments.padding)});
@@ -205,21 +215,21 @@ double cost(Method method, const Convolution& convolution, Pass pass) {
 }  // namespace dcls::cpu
 
 // For benchmarks/fit_costs.py: the route and the terms of a method and a pass, by number.
-extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, int pass, const int64_t* shape,
+extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, int pass, const dcls::cpu::Shape* shape,
                                                                     double* terms) {
     using namespace dcls;
-    const cpu::Work done = cpu::work(static_cast<Method>(method), cpu::case_of(shape, static_cast<Pass>(pass)));
+    const cpu::Work done = cpu::work(static_cast<Method>(method), cpu::case_of(*shape, static_cast<Pass>(pass)));
     std::ranges::copy(done.terms, terms);
     return static_cast<int>(done.route);
 }
 
 // For dcls_ops/_costs.py: whether a forward pass with a dense kernel that is there already is the cheapest.
-extern "C" __attribute__((visibility("default"))) bool dcls_cpu_is_dense_cheapest(const int64_t* shape,
-                                                                                  bool is_shared) {
+extern "C" __attribute__((visibility("default"))) bool dcls_cpu_is_dense_cheapest(const dcls::cpu::Shape* shape,
+                                                                                  bool takes_im2col) {
     using namespace dcls;
-    cpu::Case c = cpu::case_of(shape, Pass::forward);
+    cpu::Case c = cpu::case_of(*shape, Pass::forward);
     c.is_kernel_made = true;
     const auto cost = [&](Method method) { return cpu::estimate(method, c); };
     const double dense = cost(Method::construct);
-    return dense <= cost(Method::direct) && (!is_shared || dense <= cost(Method::im2col));
+    return dense <= cost(Method::direct) && (!takes_im2col || dense <= cost(Method::im2col));
 }
