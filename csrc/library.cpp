@@ -34,8 +34,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(DCLS_NAMESPACE, m) {
         "conv_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor positions, SymInt[] kernel_size, "
         "Tensor? sigma, SymInt[] stride, SymInt[] padding, SymInt groups, str version, str method, "
         "SymInt? touched_taps, bool[5] output_mask) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_positions, "
-        "Tensor grad_sigma, "
-        "Tensor grad_bias)");
+        "Tensor grad_sigma, Tensor grad_bias)");
 
     m.def(
         "depthwise_conv1d(Tensor input, Tensor kernel, Tensor? bias=None, SymInt[1] stride=1, SymInt[1] padding=0) "

@@ -37,9 +37,7 @@ constexpr int64_t kInterleavedEntries = 1 << 13;
 // Source channels are read together until about so many taps are.
 constexpr int64_t kTapsAtOnce = 32;
 
-// How finely work is cut where there is enough of it: into this many items at least, as long as a tile keeps
-// kSmallestTile pixels.
-constexpr int64_t kItems = 16;
+// Pixels that a tile keeps, however finely work is cut.
 constexpr int64_t kSmallestTile = 512;
 
 // Groups of an item: of a channels_last tensor as many as have a cache line's worth of channels, which are copied at
@@ -116,7 +114,7 @@ class Sum {
     const Direction direction;
     const Side &source, &result;
     const Tiling tiles;
-    const int64_t groups;                             // of an item
+    const int64_t item_groups;
     int64_t window_channels, block_channels, blocks;  // sources read together, results of a block
 
     Sum(const Problem<T>& problem_, Direction direction_, const Side& source_, const Side& result_)
@@ -125,23 +123,17 @@ class Sum {
           source(source_),
           result(result_),
           tiles(cut_into_tiles()),
-          groups(groups_at_once(problem.geometry, problem.together, source, result)) {
-        const int64_t images = tiles.images(), axes = kAxes - problem.geometry.first_axis;
-        const int64_t taps = problem.geometry.kernel_count << axes;  // at least two an axis
-        const Layout window = box_layout<T>(images, problem.together, source.grid_count(), tiles.size(), problem.reach);
-        const Layout results = box_layout<T>(images, problem.together, result.grid_count(), tiles.size(), {});
-        window_channels = std::min(channels_within(kWindowEntries, window, source), ceil_div(kTapsAtOnce, taps));
-        const int64_t planes = problem.geometry.groups * tiles.count() * result.channels;
-        block_channels = std::min(channels_within(kResultEntries, results, result), ceil_div(planes, kItems));
-        block_channels = std::max<int64_t>(block_channels, 1);
-        if (groups > 1) {
+          item_groups(groups_at_once(problem.geometry, problem.together, source, result)) {
+        if (item_groups > 1) {
             window_channels = source.channels;
             block_channels = result.channels;
+        } else {
+            choose_channels();
         }
         blocks = ceil_div(result.channels, block_channels);
     }
 
-    int64_t items() const { return ceil_div(problem.geometry.groups, groups) * blocks * tiles.count(); }
+    int64_t items() const { return ceil_div(problem.geometry.groups, item_groups) * blocks * tiles.count(); }
 
     Tile tile(int64_t index) const {
         Tile tile = tiles[index];
@@ -152,6 +144,17 @@ class Sum {
     }
 
  private:
+    void choose_channels() {
+        const int64_t images = tiles.images(), axes = kAxes - problem.geometry.first_axis;
+        const int64_t taps = problem.geometry.kernel_count << axes;  // at least two an axis
+        const Layout window = box_layout<T>(images, problem.together, source.grid_count(), tiles.size(), problem.reach);
+        const Layout results = box_layout<T>(images, problem.together, result.grid_count(), tiles.size(), {});
+        window_channels = std::min(channels_within(kWindowEntries, window, source), ceil_div(kTapsAtOnce, taps));
+        const int64_t planes = problem.geometry.groups * tiles.count() * result.channels;
+        block_channels = std::min(channels_within(kResultEntries, results, result), ceil_div(planes, kDirectItems));
+        block_channels = std::max<int64_t>(block_channels, 1);
+    }
+
     // The first pixel of grids that is not padding in all of them, and the last.
     int64_t first_pixel(int axis) const {
         const int64_t padding = result.padding[axis] - (result.grids[axis] - 1);
@@ -169,7 +172,8 @@ class Sum {
         const Geometry& geometry = problem.geometry;
         const int64_t grids = result.grid_count();
         const int64_t results = geometry.images * geometry.groups * result.channels * grids * product(extent);
-        const int64_t most = std::clamp(results / kItems, kSmallestTile, kTilePixels) / (grids * problem.together);
+        const int64_t most =
+            std::clamp(results / kDirectItems, kSmallestTile, kTilePixels) / (grids * problem.together);
         return make_tiles(problem, extent, source, std::max<int64_t>(most, 1));
     }
 };
@@ -182,9 +186,9 @@ class SumWorker {
         : sum_(sum),
           bias_(bias),
           tables_(sum.problem.filters, sum.problem.parameters),
-          window_(sum.source, sum.groups * sum.window_channels, sum.tiles.images(), sum.problem.together,
+          window_(sum.source, sum.item_groups * sum.window_channels, sum.tiles.images(), sum.problem.together,
                   sum.tiles.size(), sum.problem.reach),
-          results_(sum.result, sum.groups * sum.block_channels, sum.tiles.images(), sum.problem.together,
+          results_(sum.result, sum.item_groups * sum.block_channels, sum.tiles.images(), sum.problem.together,
                    sum.tiles.size(), {}),
           taps_(sum.problem.geometry, sum.direction, is_forward() ? sum.source : sum.result, window_.layout(),
                 sum.problem.together) {}
@@ -194,33 +198,41 @@ class SumWorker {
         if (tile.pixels() == 0) {
             return;
         }
-        group_ = item / (sum_.tiles.count() * sum_.blocks) * sum_.groups;
-        groups_ = std::min(sum_.groups, sum_.problem.geometry.groups - group_);
-        first_ = item / sum_.tiles.count() % sum_.blocks * sum_.block_channels;
-        channels_ = std::min(sum_.block_channels, sum_.result.channels - first_);
-        const int64_t first_result = group_ * sum_.result.channels + first_;
-        for (int64_t c = 0; c < groups_ * channels_; ++c) {
+        Block block{};
+        block.group = item / (sum_.tiles.count() * sum_.blocks) * sum_.item_groups;
+        block.groups = std::min(sum_.item_groups, sum_.problem.geometry.groups - block.group);
+        block.first = item / sum_.tiles.count() % sum_.blocks * sum_.block_channels;
+        block.channels = std::min(sum_.block_channels, sum_.result.channels - block.first);
+        const int64_t first_result = block.group * sum_.result.channels + block.first;
+        for (int64_t c = 0; c < block.all(); ++c) {
             results_.fill(c, bias_ != nullptr ? bias_[first_result + c] : T(0));
         }
         for (int64_t source = 0; source < sum_.source.channels; source += sum_.window_channels) {
-            add_sources(source, std::min(sum_.window_channels, sum_.source.channels - source), tile);
+            add_sources(source, std::min(sum_.window_channels, sum_.source.channels - source), tile, block);
         }
-        results_.store(first_result, groups_ * channels_, tile);
+        results_.store(first_result, block.all(), tile);
     }
 
  private:
+    // The results of an item: channels of some groups, from the first group and from the first channel of each on.
+    struct Block {
+        int64_t group, groups, first, channels;
+
+        int64_t all() const { return groups * channels; }
+    };
+
     bool is_forward() const { return sum_.direction == Direction::forward; }
 
-    void add_sources(int64_t first, int64_t count, const Tile& tile) {
-        window_.load(group_ * sum_.source.channels + first, groups_ * count,
+    void add_sources(int64_t first, int64_t count, const Tile& tile, const Block& block) {
+        window_.load(block.group * sum_.source.channels + first, block.groups * count,
                      window_of(tile, sum_.problem.reach, sum_.direction));
-        for (int64_t c = 0; c < groups_ * channels_; ++c) {
-            const int64_t group = c / channels_;
+        for (int64_t c = 0; c < block.all(); ++c) {
+            const int64_t group = c / block.channels, result = block.first + c % block.channels;
             taps_.clear();
             for (int64_t s = 0; s < count; ++s) {
-                const int64_t source = first + s, result = first_ + c % channels_;
-                const int64_t filter = is_forward() ? sum_.problem.filter(group_ + group, result, source)
-                                                    : sum_.problem.filter(group_ + group, source, result);
+                const int64_t source = first + s;
+                const int64_t filter = is_forward() ? sum_.problem.filter(block.group + group, result, source)
+                                                    : sum_.problem.filter(block.group + group, source, result);
                 taps_.add(s, tables_.of(filter), sum_.problem.weight(filter));
             }
             taps_.drop_zeros();
@@ -238,7 +250,6 @@ class SumWorker {
     FilterTables<version, T, false> tables_;
     Boxes<T> window_, results_;
     TouchedTaps<T> taps_;
-    int64_t group_ = 0, groups_ = 0, first_ = 0, channels_ = 0;
 };
 
 template <Version version, typename T>
@@ -256,7 +267,7 @@ class FilterCorrelation {
     const Problem<T>& problem;
     const Side &input, &output;  // output: its gradient
     const Tiling tiles;
-    const int64_t groups;                                      // of an item
+    const int64_t item_groups;
     int64_t in_channels, out_channels, in_blocks, out_blocks;  // of a block, and blocks
 
     FilterCorrelation(const Problem<T>& problem_, const Side& input_, const Side& output_)
@@ -264,27 +275,32 @@ class FilterCorrelation {
           input(input_),
           output(output_),
           tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels / problem.together)),
-          groups(groups_at_once(problem.geometry, problem.together, input, output)) {
+          item_groups(groups_at_once(problem.geometry, problem.together, input, output)) {
+        if (item_groups > 1) {
+            in_channels = input.channels;
+            out_channels = output.channels;
+            count_blocks();
+        } else {
+            choose_channels();
+        }
+    }
+
+    int64_t items() const { return ceil_div(problem.geometry.groups, item_groups) * in_blocks * out_blocks; }
+
+ private:
+    void choose_channels() {
         const int64_t images = tiles.images(), together = problem.together;
         const Layout windows = box_layout<T>(images, together, input.grid_count(), tiles.size(), problem.reach);
         in_channels = channels_within(kWindowEntries, windows, input);
         out_channels = channels_within(kResultEntries, box_layout<T>(images, together, 1, tiles.size(), {}), output);
         count_blocks();
-        while (items() < kItems && std::max(in_channels, out_channels) > 1) {
+        while (items() < kDirectItems && std::max(in_channels, out_channels) > 1) {
             int64_t& larger = in_channels > out_channels ? in_channels : out_channels;
             larger = ceil_div(larger, 2);
             count_blocks();
         }
-        if (groups > 1) {
-            in_channels = input.channels;
-            out_channels = output.channels;
-            count_blocks();
-        }
     }
 
-    int64_t items() const { return ceil_div(problem.geometry.groups, groups) * in_blocks * out_blocks; }
-
- private:
     void count_blocks() {
         in_blocks = ceil_div(input.channels, in_channels);
         out_blocks = ceil_div(output.channels, out_channels);
@@ -299,51 +315,60 @@ class CorrelationWorker {
           problem_(correlation.problem),
           gradients_(gradients),
           tables_(problem_.filters, problem_.parameters),
-          window_(boxes(correlation.input, correlation.groups * correlation.in_channels, problem_.reach)),
-          grad_output_(boxes(correlation.output, correlation.groups * correlation.out_channels, {})),
+          window_(boxes(correlation.input, correlation.item_groups * correlation.in_channels, problem_.reach)),
+          grad_output_(boxes(correlation.output, correlation.item_groups * correlation.out_channels, {})),
           touched_(problem_.geometry, Direction::forward, correlation.input, window_.layout(), problem_.together),
-          taps_(correlation.groups * correlation.out_channels),
-          numbers_(correlation.groups * correlation.out_channels),
+          taps_(correlation.item_groups * correlation.out_channels),
+          numbers_(correlation.item_groups * correlation.out_channels),
           contractor_(problem_.filters),
           grad_taps_(problem_.filters.tap_count) {}
 
     void operator()(int64_t item) {
         const FilterCorrelation<T>& c = correlation_;
-        group_ = item / (c.in_blocks * c.out_blocks) * c.groups;
-        first_in_ = item % c.in_blocks * c.in_channels;
-        first_out_ = item / c.in_blocks % c.out_blocks * c.out_channels;
-        ins_ = std::min(c.in_channels, c.input.channels - first_in_);
-        outs_ = std::min(c.out_channels, c.output.channels - first_out_);
-        const int64_t groups = std::min(c.groups, problem_.geometry.groups - group_);
-        for (int64_t out = 0; out < groups * outs_; ++out) {
-            list_taps(out);
+        Block block{};
+        block.group = item / (c.in_blocks * c.out_blocks) * c.item_groups;
+        block.groups = std::min(c.item_groups, problem_.geometry.groups - block.group);
+        block.first_in = item % c.in_blocks * c.in_channels;
+        block.first_out = item / c.in_blocks % c.out_blocks * c.out_channels;
+        block.ins = std::min(c.in_channels, c.input.channels - block.first_in);
+        block.outs = std::min(c.out_channels, c.output.channels - block.first_out);
+        for (int64_t out = 0; out < block.all_outs(); ++out) {
+            list_taps(block, out);
         }
         for (int64_t t = 0; t < c.tiles.count(); ++t) {
             if (const Tile tile = c.tiles[t]; tile.pixels() > 0) {
-                visit(tile, groups);
+                visit(block, tile);
             }
         }
-        for (int64_t out = 0; out < groups * outs_; ++out) {
-            contract(out);
+        for (int64_t out = 0; out < block.all_outs(); ++out) {
+            contract(block, out);
         }
     }
 
  private:
+    // The filters of an item: channels of some groups, from the first group and from the first channels of each on.
+    struct Block {
+        int64_t group, groups, first_in, ins, first_out, outs;
+
+        int64_t all_outs() const { return groups * outs; }
+    };
+
     Boxes<T> boxes(const Side& side, int64_t channels, const Axes& reach) const {
         return {side, channels, correlation_.tiles.images(), problem_.together, correlation_.tiles.size(), reach};
     }
 
-    // Out channels are counted through the item's groups.
-    int64_t filter(int64_t out, int64_t in) const {
-        return problem_.filter(group_ + out / outs_, first_out_ + out % outs_, first_in_ + in);
+    // Out channels are counted through the block's groups.
+    int64_t filter(const Block& block, int64_t out, int64_t in) const {
+        return problem_.filter(block.group + out / block.outs, block.first_out + out % block.outs, block.first_in + in);
     }
 
     // The taps that lead to an out channel, each with a gradient of 0 as its coefficient.
-    void list_taps(int64_t out) {
+    void list_taps(const Block& block, int64_t out) {
         touched_.clear();
         numbers_[out].clear();
-        for (int64_t in = 0; in < ins_; ++in) {
-            touched_.add(in, tables_.of(filter(out, in)), problem_.weight(filter(out, in)));
+        for (int64_t in = 0; in < block.ins; ++in) {
+            const int64_t number = filter(block, out, in);
+            touched_.add(in, tables_.of(number), problem_.weight(number));
             numbers_[out].push_back(touched_.numbers());
         }
         taps_[out] = touched_.entries(0);
@@ -352,22 +377,23 @@ class CorrelationWorker {
         }
     }
 
-    void visit(const Tile& tile, int64_t groups) {
+    void visit(const Block& block, const Tile& tile) {
         const Geometry& geometry = problem_.geometry;
-        window_.load(group_ * geometry.in_channels + first_in_, groups * ins_,
+        window_.load(block.group * geometry.in_channels + block.first_in, block.groups * block.ins,
                      window_of(tile, problem_.reach, Direction::forward));
-        grad_output_.load(group_ * geometry.out_channels + first_out_, groups * outs_, tile);
-        for (int64_t out = 0; out < groups * outs_; ++out) {
-            loops_.correlate_taps({tile.images, problem_.entries_of(tile), grad_output_.at(out, 0),
-                                   window_.at(out / outs_ * ins_, 0), grad_output_.layout(), window_.layout()},
-                                  touched_.as_list(taps_[out]));
+        grad_output_.load(block.group * geometry.out_channels + block.first_out, block.all_outs(), tile);
+        for (int64_t out = 0; out < block.all_outs(); ++out) {
+            loops_.correlate_taps(
+                {tile.images, problem_.entries_of(tile), grad_output_.at(out, 0),
+                 window_.at(out / block.outs * block.ins, 0), grad_output_.layout(), window_.layout()},
+                touched_.as_list(taps_[out]));
         }
     }
 
     // From the gradients of the taps of an out channel's filters to those of their elements.
-    void contract(int64_t out) {
+    void contract(const Block& block, int64_t out) {
         auto tap = taps_[out].begin();
-        for (int64_t in = 0; in < ins_; ++in) {
+        for (int64_t in = 0; in < block.ins; ++in) {
             const std::vector<int32_t>& numbers = numbers_[out][in];
             // The second of each first: without pairs it is the same tap.
             for (const int32_t number : numbers) {
@@ -375,8 +401,8 @@ class CorrelationWorker {
                 grad_taps_[number] = tap->coefficients[0];
                 ++tap;
             }
-            gradients_.template write<version>(filter(out, in), grad_taps_.data(), tables_.of(filter(out, in)),
-                                               contractor_);
+            const int64_t in_tensor = filter(block, out, in);
+            gradients_.template write<version>(in_tensor, grad_taps_.data(), tables_.of(in_tensor), contractor_);
             for (const int32_t number : numbers) {
                 grad_taps_[number + touched_.second()] = T(0);
                 grad_taps_[number] = T(0);
@@ -395,7 +421,6 @@ class CorrelationWorker {
     std::vector<std::vector<std::vector<int32_t>>> numbers_;  // in the filters, by out and in channel
     Contractor<version, T> contractor_;
     std::vector<T> grad_taps_;  // of a filter, 0 where no element touches it
-    int64_t group_ = 0, first_in_ = 0, first_out_ = 0, ins_ = 0, outs_ = 0;
 };
 
 }  // namespace

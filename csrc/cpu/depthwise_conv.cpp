@@ -90,7 +90,7 @@ struct Operation {
         }
     }
 
-    // Leaves out the parts of source and kernel that meet none of the other.
+    // Leaves out taps that meet no source, and what of the source meets no tap.
     void crop() {
         for (int axis = 0; axis < kAxes; ++axis) {
             const int64_t reach = (result.size[axis] - 1) * result_step[axis];
@@ -243,12 +243,15 @@ class Correlator {
  public:
     explicit Correlator(const Lanes<T>& lanes) : lanes_(lanes) {}
 
-    // Of (pixels, lanes) for every vector of an item, each result with the bias of its channel, or 0.
+    // Results (pixels, lanes) for every vector of an item, each the bias of its channel, or 0.
     void start_results(int64_t pixels, int64_t channel_block, const T* bias) {
         const int64_t planes = lanes_.channels_in(channel_block) * lanes_.images_together;
         results_.resize(ceil_div(planes, loops_.lanes), pixels * loops_.lanes);
         std::fill_n(results_.vector(0), results_.vectors * results_.vector_size, T(0));
-        for (int64_t plane = 0; plane < planes && bias != nullptr; ++plane) {
+        if (bias == nullptr) {
+            return;
+        }
+        for (int64_t plane = 0; plane < planes; ++plane) {
             const T value = bias[lanes_.first_channel(channel_block) + plane % lanes_.channels_in(channel_block)];
             for (int64_t pixel = 0; pixel < pixels; ++pixel) {
                 result(plane, pixel) = value;
@@ -382,8 +385,10 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
                     continue;
                 }
                 const Part part(tile, loops.depthwise.in_block);
-                for (int64_t image_block = 0; image_block < lanes.image_blocks() && !part.operation.is_empty();
-                     ++image_block) {
+                if (part.operation.is_empty()) {
+                    continue;
+                }
+                for (int64_t image_block = 0; image_block < lanes.image_blocks(); ++image_block) {
                     correlator.load_kernel(part, channel_block, image_block);
                     correlator.load_source(part, channel_block, image_block);
                     correlator.run(part);

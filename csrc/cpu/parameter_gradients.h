@@ -74,8 +74,8 @@ class ParameterGradients {
 
     // Gradients for (weight, positions, sigma), once every filter has been written.
     std::array<Tensor, 3> take(ScalarType dtype) {
-        for (size_t i = 1; filters_.shared_positions && i < tensors_.size(); ++i) {
-            if (gradients_[i] != nullptr) {
+        for (size_t i = 1; i < tensors_.size(); ++i) {
+            if (filters_.shared_positions && gradients_[i] != nullptr) {
                 tensors_[i] = sum_over_out_channels(tensors_[i], gradients_[i]);
             }
         }

@@ -2,21 +2,13 @@
 #pragma once
 
 #include "boxes.h"
+#include "conv_direct.h"
 #include "filter_factors.h"
 
 namespace dcls::cpu {
 
 // From which side results are summed: from the input to the output, or back.
 enum class Direction { forward, back };
-
-// How far the taps reach, in pixels of a grid.
-inline Axes reach_of(const Geometry& geometry) {
-    Axes reach{};
-    for (int axis = 0; axis < kAxes; ++axis) {
-        reach[axis] = (geometry.kernel_size[axis] - 1) / geometry.stride[axis];
-    }
-    return reach;
-}
 
 // The taps that lead from a channel of results to some source channels, with the sum of what the elements of a filter
 // add to them. A list for each grid of results: back, taps of different grids add to different grids; forward they read
@@ -109,22 +101,22 @@ class TouchedTaps {
     bool is_paired() const { return pairing_ != Pairing::none; }
 
     void add_outer_product(int64_t source, const AxisFactors<T>* axes, T scale) {
-        const int64_t together = is_paired() ? 2 : 1;
+        const int64_t in_entry = is_paired() ? 2 : 1;
         const AxisFactors<T>& paired = axes[paired_axis_];
         const TapRange range = paired.range;
         // More than two taps: the same pairs for all elements, which share them.
-        const bool is_shared = kernel_count_ > 1 && range.end - range.begin > together;
-        const int64_t begin = is_shared ? range.begin / together * together : range.begin;
+        const bool is_shared = kernel_count_ > 1 && range.end - range.begin > in_entry;
+        const int64_t begin = is_shared ? range.begin / in_entry * in_entry : range.begin;
         for (int64_t z = axes[0].range.begin; z < axes[0].range.end; ++z) {
-            for (int64_t tap = begin; tap < range.end; tap += together) {
-                const int64_t first = std::min(tap, extent_[paired_axis_] - together);
+            for (int64_t tap = begin; tap < range.end; tap += in_entry) {
+                const int64_t first = std::min(tap, extent_[paired_axis_] - in_entry);
                 // Of both; 0 where the element does not touch, or has added to before.
                 std::array<T, 2> scales{};
-                for (int64_t t = std::max({first, tap, range.begin}); t < std::min(first + together, range.end); ++t) {
+                for (int64_t t = std::max(tap, range.begin); t < std::min(first + in_entry, range.end); ++t) {
                     scales[t - first] = scale * axes[0].value[z] * paired.value[t];
                 }
                 // Back, the second tap reads before the first.
-                const int64_t reads_first = is_forward_ ? first : first + together - 1;
+                const int64_t reads_first = is_forward_ ? first : first + in_entry - 1;
                 if (is_paired() && !is_forward_) {
                     std::swap(scales[0], scales[1]);
                 }

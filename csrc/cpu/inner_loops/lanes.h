@@ -58,16 +58,16 @@ void for_each_vector(const Rows<Entry>& rows, int64_t pixels, const Body& body) 
 
 // Which vectors are full and take planes that follow each other in memory.
 template <typename T>
-std::array<bool, kMostPlanes / kLanes<T>> whole_vectors(const LanePlanes& planes) {
-    std::array<bool, kMostPlanes / kLanes<T>> whole{};
+std::array<bool, kMostPlanes / kLanes<T>> adjacent_vectors(const LanePlanes& planes) {
+    std::array<bool, kMostPlanes / kLanes<T>> adjacent{};
     for (int64_t begin = 0; begin + kLanes<T> <= planes.count; begin += kLanes<T>) {
         bool follow = true;
         for (int64_t plane = begin + 1; plane < begin + kLanes<T>; ++plane) {
             follow = follow && planes.first[plane] == planes.first[begin] + plane - begin;
         }
-        whole[begin / kLanes<T>] = follow;
+        adjacent[begin / kLanes<T>] = follow;
     }
-    return whole;
+    return adjacent;
 }
 
 using Four = Vector<float, 16>;
@@ -153,14 +153,14 @@ void for_each_tile(int64_t planes, int64_t pixels, const Tiles& tiles, const Sin
 }
 
 template <typename T, typename Entry>
-void gather_run(const Rows<const Entry>& rows, int64_t pixels, bool whole, T* buffer) {
+void gather_run(const Rows<const Entry>& rows, int64_t pixels, bool adjacent, T* buffer) {
     const auto single = [&](int64_t plane, int64_t pixel) {
         buffer[pixel * kLanes<T> + plane] = widen<T>(*rows.at(plane, pixel));
     };
     if (rows.planes < kLanes<T>) {
         std::memset(buffer, 0, pixels * kVectorBytes);
     }
-    if (whole) {
+    if (adjacent) {
         for (int64_t pixel = 0; pixel < pixels; ++pixel) {
             const Entry* from = rows.at(0, pixel);
             for (int64_t plane = 0; plane < kLanes<T>; ++plane) {
@@ -189,11 +189,11 @@ void gather_run(const Rows<const Entry>& rows, int64_t pixels, bool whole, T* bu
 }
 
 template <typename T, typename Entry>
-void scatter_run(const Rows<Entry>& rows, int64_t pixels, bool whole, const T* buffer) {
+void scatter_run(const Rows<Entry>& rows, int64_t pixels, bool adjacent, const T* buffer) {
     const auto single = [&](int64_t plane, int64_t pixel) {
         round_to(buffer[pixel * kLanes<T> + plane], *rows.at(plane, pixel));
     };
-    if (whole) {
+    if (adjacent) {
         for (int64_t pixel = 0; pixel < pixels; ++pixel) {
             Entry* to = rows.at(0, pixel);
             for (int64_t plane = 0; plane < kLanes<T>; ++plane) {
@@ -218,19 +218,20 @@ void scatter_run(const Rows<Entry>& rows, int64_t pixels, bool whole, const T* b
 
 template <typename T>
 void gather(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after, T* buffer) {
-    const auto whole = whole_vectors<T>(planes);
+    const auto adjacent = adjacent_vectors<T>(planes);
     const int64_t zeros = zeros_before + zeros_after;
     const int64_t vector_stride = planes.size[0] * planes.size[1] * (planes.size[2] + zeros) * kLanes<T>;
     visit_storage<T>(planes.storage, [&]<typename Entry>() {
         for_each_run<const Entry>(planes, zeros > 0, [&](const auto& rows, int64_t pixels) {
             T* const row = buffer + zeros_before * kLanes<T>;
-            for (int64_t plane = 0; plane < rows.planes && zeros > 0; plane += kLanes<T>) {
+            const int64_t padded_planes = zeros > 0 ? rows.planes : 0;
+            for (int64_t plane = 0; plane < padded_planes; plane += kLanes<T>) {
                 T* const of_vector = row + plane / kLanes<T> * vector_stride;
                 std::memset(of_vector - zeros_before * kLanes<T>, 0, zeros_before * kVectorBytes);
                 std::memset(of_vector + pixels * kLanes<T>, 0, zeros_after * kVectorBytes);
             }
             for_each_vector<T>(rows, pixels, [&](const auto& some, int64_t vector, int64_t first, int64_t count) {
-                gather_run(some, count, whole[vector], row + vector * vector_stride + first * kLanes<T>);
+                gather_run(some, count, adjacent[vector], row + vector * vector_stride + first * kLanes<T>);
             });
             buffer = row + (pixels + zeros_after) * kLanes<T>;
         });
@@ -239,12 +240,12 @@ void gather(const LanePlanes& planes, int64_t zeros_before, int64_t zeros_after,
 
 template <typename T>
 void scatter(const T* buffer, const LanePlanes& planes) {
-    const auto whole = whole_vectors<T>(planes);
+    const auto adjacent = adjacent_vectors<T>(planes);
     const int64_t vector_stride = product(planes.size) * kLanes<T>;
     visit_storage<T>(planes.storage, [&]<typename Entry>() {
         for_each_run<Entry>(planes, false, [&](const auto& rows, int64_t pixels) {
             for_each_vector<T>(rows, pixels, [&](const auto& some, int64_t vector, int64_t first, int64_t count) {
-                scatter_run(some, count, whole[vector], buffer + vector * vector_stride + first * kLanes<T>);
+                scatter_run(some, count, adjacent[vector], buffer + vector * vector_stride + first * kLanes<T>);
             });
             buffer += pixels * kLanes<T>;
         });

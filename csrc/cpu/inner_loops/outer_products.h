@@ -67,7 +67,8 @@ void sum_outer_products(const FilterElements<T>& elements, const T* weight, T* p
         const T scale = weight[k] / normalisation<version, T>({axes[0].sums, axes[1].sums, axes[2].sums});
         if (std::isfinite(scale)) {
             add_outer_product<Columns<version, T>>(axes, scale, sums, height, sums_width);
-        } else {  // 0 times it is NaN: not for taps that are not touched
+        } else {
+            // Times a factor of 0 it would be NaN, in taps that the element does not touch.
             add_outer_product<T>(axes, scale, sums, height, sums_width);
         }
     }
