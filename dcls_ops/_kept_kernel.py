@@ -60,7 +60,7 @@ class _Kept(NamedTuple):
 
     settings: tuple[object, ...]
     operands: list[Tensor]
-    kernel: Tensor | None  # made when the same operands come a second time
+    kernel: Tensor
 
 
 _KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
@@ -71,7 +71,7 @@ _MOST_DECISIONS = 1024
 
 
 def convolve(layer: nn.Module, convolution: Convolution) -> Tensor | None:
-    """A layer's convolution with its kept kernel, or None where the operator is to be called."""
+    """A layer's convolution with a kernel that is kept, or None where the operator is to be called."""
     if torch.compiler.is_compiling():
         return None
     if layer.training or torch.is_grad_enabled():
@@ -80,22 +80,27 @@ def convolve(layer: nn.Module, convolution: Convolution) -> Tensor | None:
         return None
     if not _is_ordinary(convolution) or not _is_dense_cheapest(convolution):
         return None
-    kept = _KEPT.get(layer)
-    settings = (convolution.version, convolution.kernel_size, convolution.input.dtype)
-    operands = convolution.operands
-    if kept is None or kept.settings != settings or not _are_equal(kept.operands, operands):
-        _KEPT[layer] = _Kept(settings, [operand.clone() for operand in operands], None)
-        return None
-    kernel = kept.kernel
-    if kernel is None:
-        # Of the copies: another thread may be writing to the parameters.
-        weight, positions, sigma = (*kept.operands, None)[:3]
-        version, kernel_size, dtype = settings
-        kernel = torch.ops.dcls.construct_kernel(weight, positions, kernel_size, sigma, version).to(dtype)
-        _KEPT[layer] = kept._replace(kernel=kernel)
+    kernel = _kernel(layer, convolution)
     bias = convolution.bias.to(kernel.dtype) if convolution.bias is not None else None
     stride = to_tuple("stride", convolution.stride, kernel.dim() - 2)
     return dense_convolution(convolution.input, kernel, bias, stride, convolution.padding, convolution.groups)
+
+
+def _kernel(layer: nn.Module, convolution: Convolution) -> Tensor:
+    """From the first call on, so that all calls give the same bits."""
+    kept = _KEPT.get(layer)
+    version, kernel_size, dtype = settings = (convolution.version, convolution.kernel_size, convolution.input.dtype)
+    if kept is None or kept.settings != settings or not _are_equal(kept.operands, convolution.operands):
+        # Of copies: another thread may be writing to the parameters.
+        operands = _copies(convolution.operands)
+        weight, positions, sigma = (*operands, None)[:3]
+        kernel = torch.ops.dcls.construct_kernel(weight, positions, kernel_size, sigma, version).to(dtype)
+        kept = _KEPT[layer] = _Kept(settings, operands, kernel)
+    return kept.kernel
+
+
+def _copies(operands: Sequence[Tensor]) -> list[Tensor]:
+    return [operand.clone() for operand in operands]
 
 
 def _are_equal(kept: Sequence[Tensor], operands: Sequence[Tensor]) -> bool:
