@@ -26,10 +26,14 @@ class LearnedSpacingLayer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say how its kernel is constructed")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def of_parameter(tensor: Tensor) -> Tensor:
+            return _apply_whatever_the_axes(fn, tensor)
+
         if recurse:
-            for child in self.children():
-                child._apply(fn)
-        return super()._apply(lambda tensor: _apply_whatever_the_axes(fn, tensor), recurse=False)  # type: ignore[no-untyped-call]
+            for name, child in self.named_children():
+                # Parametrizations have the layer's parameters.
+                child._apply(of_parameter if name == "parametrizations" else fn)
+        return super()._apply(of_parameter, recurse=False)  # type: ignore[no-untyped-call]
 
 
 def _apply_whatever_the_axes(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:

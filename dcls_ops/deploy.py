@@ -33,10 +33,20 @@ _INPUTS = ((1, 1), (8, 3), (8, 8))
 # What a layer does between forward and PyTorch's convolution. A class that changes it computes something else.
 _INNER_METHODS = ("_conv_forward", "_construct", "_convolve", "construct_kernel")
 
+# What a folded convolution has been made by, and does not look at again.
+_SETTINGS = (
+    "version", "stride", "padding", "padding_mode", "groups", "kernel_size", "dilated_kernel_size", "dense_kernel_size",
+    "dilation", "flat_dim",
+)  # fmt: skip
+_EVERY_PARAMETER = ("parameters", "named_parameters", "state_dict")
+
 _HOOKS = {
     "forward hooks": ("_forward_hooks", "_forward_pre_hooks"),
     "backward hooks": ("_backward_hooks", "_backward_pre_hooks"),
 }
+_STATE_HOOKS = (
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
 
 _Entry = type | nn.Module | str
 
@@ -63,9 +73,9 @@ def fold(model: nn.Module, *, skip: _Entry | Iterable[_Entry] = (), backend: str
         backend: "torch", or "dcls" for the speed of the layers on the CPU.
 
     Raises:
-        ValueError: if a layer has forward or backward hooks; if its class has a ``forward`` that uses the parameters,
-            or changes how the kernel is made or convolved with; the message lists every such layer. If ``skip`` names
-            what is not in the model, or ``backend`` is neither of the two.
+        ValueError: if a layer has hooks, which would be lost; if its class has a ``forward`` that uses the parameters
+            or sets what the convolution is made by, or changes how the kernel is made or convolved with; the message
+            lists every such layer. If ``skip`` names what is not in the model, or ``backend`` is neither of the two.
 
     Example:
         >>> from dcls_ops.nn import Dcls2d
@@ -111,7 +121,9 @@ def fold(model: nn.Module, *, skip: _Entry | Iterable[_Entry] = (), backend: str
 
 def _folded(layer: Any, backend: str) -> nn.Module:
     """The convolution alone."""
-    kernel = layer.construct_kernel().detach().clone()
+    # Parameters may have several dtypes; the layer computes in its weight's.
+    dtype = layer.weight.dtype
+    kernel = layer.construct_kernel().detach().to(dtype, copy=True)
     is_ours = backend == "dcls" and kernel.shape[0] == layer.groups == layer.in_channels
     convolution: nn.Module = (_DEPTHWISE_CONVOLUTIONS if is_ours else _CONVOLUTIONS)[kernel.dim() - 3](
         layer.in_channels,
@@ -129,7 +141,8 @@ def _folded(layer: Any, backend: str) -> nn.Module:
         kernel = kernel.to(memory_format=torch.channels_last)
     convolution.weight = nn.Parameter(kernel, requires_grad=layer.weight.requires_grad)
     if layer.bias is not None:
-        convolution.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=layer.bias.requires_grad)
+        bias = layer.bias.detach().to(dtype, copy=True)
+        convolution.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
     return convolution.train(layer.training)
 
 
@@ -181,6 +194,12 @@ class _Folded(LearnedSpacingLayer):
     def clamp_parameters(self) -> None:
         """There are no positions."""
 
+    def update_touched_taps(self) -> None:
+        """There are no elements."""
+
+    def reset_parameters(self) -> None:
+        self.folded_convolution.reset_parameters()  # type: ignore[operator]
+
     def extra_repr(self) -> str:
         return ""
 
@@ -209,6 +228,9 @@ def _state_around(layer: LearnedSpacingLayer, convolution: nn.Module) -> dict[st
 
     # Not by __getstate__, which parametrized modules refuse.
     state = {name: value for name, value in layer.__dict__.items() if name != "_compiled_call_impl"}
+    for name in _STATE_HOOKS:
+        hooks = state[name].items()
+        state[name] = type(state[name])((key, hook) for key, hook in hooks if not _is_of_parametrizations(hook))
     modules = {**rest(state["_modules"]), "folded_convolution": convolution}
     return {**state, "_parameters": rest(state["_parameters"]), "_modules": modules}
 
@@ -252,6 +274,10 @@ def _reason_not_to_fold(layer: LearnedSpacingLayer) -> str | None:
     for kind, names in _HOOKS.items():
         if any(getattr(layer, name) for name in names):
             return f"it has {kind}, which would be lost; remove them first"
+    if not _has_forward_of_its_own(layer):
+        state_hooks = (hook for name in _STATE_HOOKS for hook in getattr(layer, name).values())
+        if not all(map(_is_of_parametrizations, state_hooks)):
+            return "it has state_dict hooks, which would be lost; remove them first"
     for name in ("forward", *_INNER_METHODS):
         if name in vars(layer):
             return f"its {name} was replaced"
@@ -259,39 +285,61 @@ def _reason_not_to_fold(layer: LearnedSpacingLayer) -> str | None:
         for name in _INNER_METHODS:
             if name in vars(cls):
                 return f"{cls.__name__} has a {name} of its own"
-    unfoldable = {*layer.convolution_parameters, *_INNER_METHODS, "DCK", "positions", "sigma"} - {"construct_kernel"}
-    used = sorted(unfoldable & _used_by_forward(layer))
-    if used:
-        return f"its forward uses {', '.join(f'self.{name}' for name in used)}, not super().forward alone"
+    read, written = _used_by_forward(layer)
+    unfoldable = {*layer.convolution_parameters, *_INNER_METHODS, *_EVERY_PARAMETER, "DCK", "positions", "sigma"}
+    for used, what in (
+        ((read | written) & (unfoldable - {"construct_kernel"}), "uses {}, not super().forward alone"),
+        (written & set(_SETTINGS), "sets {}, which a folded convolution does not look at"),
+    ):
+        if used:
+            return f"its forward {what.format(', '.join(f'self.{name}' for name in sorted(used)))}"
+    if "clamp_parameters" in read and not _is_clamped(layer):
+        return "its forward calls self.clamp_parameters, which moves positions: call it before fold()"
     return None
 
 
-def _used_by_forward(layer: nn.Module) -> set[str]:
-    """Attributes of self that a forward of a layer's own uses, in the methods that it calls too."""
-    used: set[str] = set()
+def _is_of_parametrizations(hook: Any) -> bool:
+    """Whether a hook is one that torch.nn.utils.parametrizations adds; it goes with them."""
+    return bool(getattr(hook, "__module__", "") == "torch.nn.utils.parametrizations")
+
+
+def _is_clamped(layer: Any) -> bool:
+    """Whether positions are where clamp_parameters would move them."""
+    clamped = copy.deepcopy(layer)
+    clamped.clamp_parameters()
+    return all(map(torch.equal, layer.parameters(), clamped.parameters()))
+
+
+def _used_by_forward(layer: nn.Module) -> tuple[set[str], set[str]]:
+    """Attributes of self that a forward of a layer's own reads and sets, in the methods that it calls too."""
+    read: set[str] = set()
+    written: set[str] = set()
     pending = {"forward", "__call__"}
     while pending:
-        used |= pending
+        read |= pending
         members = [vars(cls)[name] for cls in _own_classes(layer) for name in pending if name in vars(cls)]
-        pending = {name for member in members for name in _attributes_of_self(member)} - used
-    return used
+        found = [use for member in members for use in _attributes_of_self(member)]
+        written |= {name for name, is_set in found if is_set}
+        pending = {name for name, is_set in found if not is_set} - read
+    return read, written
 
 
-def _attributes_of_self(member: Any) -> Iterator[str]:
+def _attributes_of_self(member: Any) -> Iterator[tuple[str, bool]]:
+    """(name, whether it is set)."""
     function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "func", None) or member)
     code = getattr(function, "__code__", None)
     if code is not None and code.co_argcount > 0:
         yield from _attributes_of(code.co_varnames[0], code)
 
 
-def _attributes_of(variable: str, code: CodeType) -> Iterator[str]:
+def _attributes_of(variable: str, code: CodeType) -> Iterator[tuple[str, bool]]:
     before: Any = None
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR") and before is not None:
             # Some Pythons load two variables in one instruction.
             loaded = before.argval[-1] if isinstance(before.argval, tuple) else before.argval
             if ("LOAD_FAST" in before.opname or "LOAD_DEREF" in before.opname) and loaded == variable:
-                yield instruction.argval
+                yield instruction.argval, instruction.opname == "STORE_ATTR"
         before = instruction
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

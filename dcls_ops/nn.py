@@ -178,11 +178,15 @@ class DclsLayer(LearnedSpacingLayer):
         # Elsewhere a look at values waits for the device, or there are none.
         if type(SIG) is not Parameter or SIG.device.type != "cpu" or not SIG.numel():
             return
-        sigma = self.sigma
-        assert sigma is not None
-        found = _costs.touched_taps(sigma, self.version, max(self.dilated_kernel_size))
+        found = _costs.touched_taps(self._widths(SIG), self.version, max(self.dilated_kernel_size))
         if found is not None:
             self.touched_taps = found
+
+    def _widths(self, SIG: Tensor) -> Tensor:
+        """Those of all elements, in any shape."""
+        sigma = self.sigma
+        assert sigma is not None
+        return sigma
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)

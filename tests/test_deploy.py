@@ -122,6 +122,10 @@ def test_a_forward_of_its_own_runs_around_the_convolution(cls, arguments):
     for copied in (folded, copy.deepcopy(folded), fold(folded), torch.load(file, weights_only=False)):
         torch.testing.assert_close(copied["b"](input), expected)
         copied["a"].clamp_parameters()
+        state = copy.deepcopy(copied.state_dict())
+        copied["a"].reset_parameters()
+        assert not torch.equal(copied["b"](input), expected)
+        copied.load_state_dict(state)
         assert cls.__name__ in repr(copied)
     exported = torch.export.export(folded["a"], (input,)).module()
     torch.testing.assert_close(exported(input), expected)
@@ -145,6 +149,23 @@ class Standardised(Dcls2d):
             return [self.weight.div_(self.weight.std()) for _ in range(1)]
 
 
+class Resized(Dcls2d):
+    def forward(self, input):
+        self.padding = (0, 0) if input.shape[-1] > 9 else (2, 2)
+        return super().forward(input)
+
+
+class Regularised(Dcls2d):
+    def forward(self, input):
+        return super().forward(input) + sum(parameter.sum() for parameter in self.parameters())
+
+
+class Clamped(Dcls2d):
+    def forward(self, input):
+        self.clamp_parameters()
+        return super().forward(input)
+
+
 class OwnKernel(Dcls2_1d):
     def construct_kernel(self):
         return 2 * super().construct_kernel()
@@ -161,13 +182,21 @@ def hooked(kind):
     return layer
 
 
+def outside():
+    layer = Clamped(4, 4, **SETTINGS)
+    layer.P.data.mul_(100)
+    return layer
+
+
 def replaced():
     layer = Dcls2d(4, 4, **SETTINGS)
     layer.forward = lambda input: input
     return layer
 
 
-BACKWARD, FORWARD = (f"it has {kind} hooks, which would be lost; remove them first" for kind in ("backward", "forward"))
+BACKWARD, FORWARD, STATE = (
+    f"it has {kind} hooks, which would be lost; remove them first" for kind in ("backward", "forward", "state_dict")
+)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +210,12 @@ BACKWARD, FORWARD = (f"it has {kind} hooks, which would be lost; remove them fir
         (hooked("forward_pre"), FORWARD),
         (hooked("full_backward"), BACKWARD),
         (hooked("full_backward_pre"), BACKWARD),
+        (hooked("state_dict_post"), STATE),
+        (hooked("load_state_dict_pre"), STATE),
         (replaced(), "its forward was replaced"),
+        (Resized(4, 4, **SETTINGS), "its forward sets self.padding, which a folded convolution does not look at"),
+        (Regularised(4, 4, **SETTINGS), "its forward uses self.parameters, not super().forward alone"),
+        (outside(), "its forward calls self.clamp_parameters, which moves positions: call it before fold()"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -199,6 +233,21 @@ def test_refuses_what_a_convolution_would_not_do(layer, reason):
         assert folded[2] is folded[1][0]
         assert folded[2] is not layer
         assert isinstance(folded[0], nn.Conv2d) == (skip is not Dcls2d)
+
+
+def test_a_forward_may_clamp_what_is_inside():
+    layer = Clamped(4, 4, **SETTINGS)
+    input = torch.randn(1, 4, 9, 9)
+    torch.testing.assert_close(fold(layer)(input), layer(input))
+
+
+@pytest.mark.parametrize("parameter", ["P", "SIG", "bias", "weight"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_parameters_of_several_dtypes(parameter, dtype):
+    layer = modules.Dcls2d(4, 4, **SETTINGS)
+    getattr(layer, parameter).data = getattr(layer, parameter).data.to(dtype)
+    input = torch.randn(1, 4, 9, 9).to(layer.weight.dtype)
+    torch.testing.assert_close(fold(layer)(input), layer(input), rtol=2e-3, atol=2e-3)
 
 
 def test_lists_every_layer_that_it_refuses():
@@ -261,6 +310,7 @@ def test_parametrized_weights(cls):
     input = torch.randn(1, 4, 9, 9)
     torch.testing.assert_close(folded(input), layer(input))
     assert not any("parametrizations" in name for name in folded.state_dict())
+    torch.save(folded, io.BytesIO())
 
 
 @pytest.mark.parametrize("cls", [DilatedDcls2d, SharedDcls2d])
@@ -279,6 +329,7 @@ def test_layers_of_2021(cls, dilation):
     [
         (17, {"padding": 8, "groups": 6}, True),
         (17, {"padding": "same", "groups": 6}, True),
+        (15, {"padding": 7, "groups": 6}, True),
         (13, {"padding": 6, "groups": 6}, False),  # oneDNN has a kernel for it
         (17, {"padding": 0, "groups": 6}, False),
         (17, {"padding": 8, "groups": 6, "padding_mode": "circular"}, False),  # padded before

@@ -86,7 +86,7 @@ def test_made_once():
 @pytest.mark.parametrize(
     ("layer", "size"),
     [
-        # By the operator tap by tap, or by columns; with a dense kernel that is there already, in most instruction sets.
+        # Where the dense kernel is the cheapest only once it is there, in some instruction set.
         (lambda: Dcls1d(16, 16, 1, dilated_kernel_size=31, padding=15, groups=16, version="v0"), (200,)),
         (lambda: Dcls1d(32, 32, 10, dilated_kernel_size=61, padding=30, version="max"), (200,)),
         (lambda: Dcls2d(16, 16, 9, dilated_kernel_size=9, padding=4, shared_positions=True), (28, 28)),

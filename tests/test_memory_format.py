@@ -6,6 +6,7 @@ import pytest
 import torch
 from layers import EVERY_LAYER, input_of, name_of
 from torch import nn
+from torch.nn.utils import parametrize
 
 from dcls_ops.nn import Dcls2d
 
@@ -74,6 +75,22 @@ def test_shared_positions_stay_shared(swaps):
     assert model[0].P is model[1].P
     assert model[0].P.is_contiguous()
     assert model[0].P.dtype == torch.float64
+
+
+class Half(nn.Module):
+    def forward(self, tensor):
+        return tensor / 2
+
+
+@pytest.mark.parametrize(("cls", "arguments"), EVERY_LAYER, ids=name_of)
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=str)
+def test_parametrized_parameters_stay_as_they_are(cls, arguments, memory_format):
+    layer = cls(4, 6, **arguments)
+    for name in [name for name, _ in layer.named_parameters()]:
+        parametrize.register_parametrization(layer, name, Half())
+    strides = {name: parameter.stride() for name, parameter in layer.named_parameters()}
+    layer.to(memory_format=memory_format)
+    assert {name: parameter.stride() for name, parameter in layer.named_parameters()} == strides
 
 
 def test_modules_inside_a_layer_take_the_format():

@@ -187,6 +187,15 @@ class ImplicitGemm(Dcls2d):
             raise ImportError
         return F.conv2d(input, self.DCK(weight, P, SIG), bias, self.stride, self.padding, _pair(1), self.groups)
 
+class DckFirst(Dcls1d):
+    def __init__(self, version):
+        super().__init__(4, 6, 2, dilated_kernel_size=9, padding=4, version=version)
+        self.DCK = ConstructKernel1d(6, 4, 1, 5, (9,), version)
+        self.weight = Parameter(torch.randn(6, 4, 5))
+        self.P = Parameter(torch.randn(1, 6, 4, 5))
+        if version in ("max", "gauss"):
+            self.SIG = Parameter(torch.rand(1, 6, 4, 5))
+
 class OneFormula(ConstructKernel1d):
     def forward_v1(self, W, P):
         self.__init_tmp_variables__(W.device)
@@ -213,6 +222,7 @@ class OwnFormula(Delays):
         ("Spectrogram", 3),
         ("ImplicitGemm", 2),
         ("OwnFormula", 1),
+        ("DckFirst", 1),
     ],
 )
 def test_subclasses(original, name, axes, version):

@@ -34,7 +34,7 @@ from DCLS import _exact, _operands
 from DCLS import _installation as _installation
 from dcls_ops._arguments import Size, to_tuple
 from dcls_ops._checks import VERSIONS, has_sigma
-from dcls_ops._original import SMALLEST_SIGMA, SMALLEST_SIGMA_2_1D, position_bounds
+from dcls_ops._original import SMALLEST_SIGMA, SMALLEST_SIGMA_2_1D, effective_sigma, position_bounds
 from dcls_ops.nn import DclsLayer, flat_operands
 
 #: Whether depthwise convolutions are those of a package of that name. They never are: the library has its own.
@@ -363,6 +363,10 @@ class _Layer(DclsLayer):
     def update_touched_taps(self) -> None:
         if isinstance(self._modules.get("DCK"), _ConstructKernel):
             super().update_touched_taps()
+
+    def _widths(self, SIG: Tensor) -> Tensor:
+        # Whatever its shape: P and SIG need not fit a DCK that has just been set, others may follow.
+        return effective_sigma(SIG, self.DCK.smallest_sigma[self.version])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A module that the original has pickled as a whole lacks what it had no need of.
