@@ -40,6 +40,7 @@ from dcls_ops.bench.cases import CASES
 TABLE = Path(__file__).parents[1] / "csrc" / "cpu" / "cost_table.h"
 PASSES = ("forward", "backward")
 TERMS = 8
+MULTIPLY_ADDS = 1  # the term of that number
 ROUTES = re.findall(r"^    (\w+),", TABLE.read_text().split("enum class Route")[1].split("}")[0], re.MULTILINE)
 LARGE = 1.15  # a shape is printed when what the table chooses takes so many times the fastest method
 SECONDS = 0.05  # for each measure
@@ -114,9 +115,11 @@ def drawn(count: int, seed: int) -> Iterator[Shape]:
         in_channels, out_channels, groups = channels, channels, 1
         if kind == "depthwise":
             groups = channels
+            longest = (3, 5, *longest)  # where PyTorch's own kernels are taken
         elif kind == "grouped":
             groups = draw.choice([g for g in (2, 4, 8) if channels % g == 0])
         else:
+            in_channels = draw.choice((3, channels, channels))
             out_channels = draw.choice((8, 20, 64, 128, 256))
         extent, size = draw.choice(longest), draw.choice(sizes)
         version = draw.choice((*VERSIONS, "gauss"))
@@ -181,8 +184,11 @@ def measure(shape: Shape) -> Iterator[tuple[str, str, float]]:
         yield method, "backward", shortest(backward)
 
 
-def fit(rows: list[tuple[list[float], float]]) -> list[float]:
-    """Constants, none negative, whose sums of terms are nearest to the times, relative to these."""
+def fit(rows: list[tuple[list[float], float]], fastest: float) -> list[float]:
+    """Constants whose sums of terms are nearest to the times, relative to these.
+
+    None is negative, and no multiply-add takes less than ``fastest``.
+    """
     from scipy.optimize import least_squares, nnls
 
     relative = np.array([row for row, _ in rows]) / np.array([[nanoseconds] for _, nanoseconds in rows])
@@ -190,17 +196,18 @@ def fit(rows: list[tuple[list[float], float]]) -> list[float]:
     scale[scale == 0] = 1
     relative /= scale
     start, _ = nnls(relative, np.ones(len(rows)), maxiter=1000)
+    least = np.zeros(TERMS)
+    least[MULTIPLY_ADDS] = fastest * scale[MULTIPLY_ADDS]
     found = least_squares(
         lambda constants: np.log(np.maximum(relative @ constants, 1e-9)),
-        np.maximum(start, 1e-4),
-        bounds=(0, np.inf),
+        np.maximum(start, least + 1e-4),
+        bounds=(least, np.inf),
         loss="soft_l1",
     )
     # What never makes a thousandth of a time is nothing.
-    share = (relative * found.x).max(0)
-    return [
-        float(constant) if at_most > 1e-3 else 0.0 for constant, at_most in zip(found.x / scale, share, strict=True)
-    ]
+    is_nothing = ((relative * found.x).max(0) <= 1e-3) & (least == 0)
+    constants: list[float] = np.where(is_nothing, 0, found.x / scale).tolist()
+    return constants
 
 
 def write(name: str, constants: Constants) -> None:
@@ -224,8 +231,13 @@ def fit_all(shapes: list[Shape], times: Times) -> Constants:
         for method, which, nanoseconds in measured:
             route, terms = work(shape, method, which)
             rows[route, PASSES.index(which)].append((terms, nanoseconds / shape.inputs_by_pixels))
+    # Twice as fast as in any shape: what few shapes do not settle must not be free.
+    fastest = [
+        min(time / terms[MULTIPLY_ADDS] for route in range(len(ROUTES)) for terms, time in rows[route, at]) / 2
+        for at in range(len(PASSES))
+    ]
     every = itertools.product(range(len(ROUTES)), range(len(PASSES)))
-    return {at: fit(rows[at]) if rows[at] else [0.0] * TERMS for at in every}
+    return {(route, at): fit(rows[route, at], fastest[at]) if rows[route, at] else [0.0] * TERMS for route, at in every}
 
 
 def report(capability: str, shapes: list[Shape], times: Times, constants: Constants) -> None:

@@ -46,11 +46,14 @@ inline std::array<Tensor, 3> aten_dense_backward(const Tensor& grad_output, cons
     const ScalarType dtype = input.scalar_type();
     const Tensor batched_input = batched(input, arguments);
     // PyTorch 2.13 gives wrong gradients for the kernels of groups in channels_last_3d tensors on the CPU.
-    const bool is_wrong = batched_input.dim() == 5 && arguments.groups > 1 && output_mask[1];
-    const auto source = [&](const Tensor& tensor) { return is_wrong ? contiguous(tensor) : tensor; };
-    auto gradients =
-        aten_convolution_backward(source(batched(grad_output, arguments)), source(batched_input), cast(kernel, dtype),
-                                  arguments.stride, arguments.padding, arguments.groups, output_mask);
+    const bool is_wrong = batched_input.is_cpu() && batched_input.dim() == 5 && arguments.groups > 1 && output_mask[1];
+    // The view, because a kernel of one in channel is contiguous with the strides of that format too.
+    const auto source = [&](const Tensor& tensor) {
+        return is_wrong ? torch::stable::view(contiguous(tensor), tensor.sizes()) : tensor;
+    };
+    auto gradients = aten_convolution_backward(source(batched(grad_output, arguments)), source(batched_input),
+                                               source(cast(kernel, dtype)), arguments.stride, arguments.padding,
+                                               arguments.groups, output_mask);
     for (size_t i = 0; i < gradients.size(); ++i) {
         gradients[i] = output_mask[i] ? gradients[i] : not_computed(dtype, input);
     }

@@ -22,12 +22,13 @@ struct Operators {
     static std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
                                                                         const Tensor& positions,
                                                                         const OptionalTensor& sigma,
-                                                                        StringArgument version,
+                                                                        StringArgument version_argument,
                                                                         const BoolList& output_mask) {
+        const std::string version = take(version_argument);
         const std::string op = "construct_kernel_backward";
         const auto mask = check_output_mask<3>(op, output_mask);
         const KernelArguments arguments =
-            check_construct_kernel_backward_arguments(op, grad_kernel, weight, positions, sigma, take(version));
+            check_construct_kernel_backward_arguments(op, grad_kernel, weight, positions, sigma, version);
         return Backend::construct_kernel_backward(grad_kernel, weight, positions, sigma, arguments, mask);
     }
 

@@ -12,16 +12,21 @@ from dcls_ops._checks import VERSIONS
 # Beyond so many widths from an element, its factors are 0 or below rounding (csrc/interpolation.h).
 _FURTHEST_TAP = {"max": 1.0, "gauss": 6.5}
 
+# Closer where layers stay: with several axes, an estimate is wrong by as many times what its rounding is.
+_ROUND_NUMBERS = (1, 2, 3, 4, 6, *(1 << exponent for exponent in range(3, 31)))
+
 
 def touched_taps(sigma: Tensor, version: str, extent: int) -> int | None:
     """About how many taps along an axis elements of these widths touch; None if the widths are no numbers.
 
-    A power of two, or the extent: few numbers, so that compiled layers are seldom compiled again.
+    One of few numbers, so that layers are seldom compiled again: near the powers of two, or the extent.
     """
     taps = float((sigma * (2 * _FURTHEST_TAP[version])).clamp_(1, extent).mean())
     if not math.isfinite(taps):
         return None
-    return min(2 ** round(math.log2(taps)), extent) if taps < 0.75 * extent else extent
+    if taps >= 0.75 * extent:
+        return extent
+    return min(extent, min(_ROUND_NUMBERS, key=lambda number: abs(math.log(number / taps))))
 
 
 def case(

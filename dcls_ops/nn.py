@@ -170,7 +170,7 @@ class DclsLayer(LearnedSpacingLayer):
 
         Operators choose by shapes and never look at values, so they need to be told. :meth:`clamp_parameters`,
         :meth:`reset_parameters` and loading a state do it on the CPU; call it after setting SIG by hand. The number is
-        a power of two, or the extent of the kernel: a compiled layer is compiled again when it changes.
+        rounded, near a power of two or to the kernel's extent: a compiled layer is compiled again when it changes.
         """
         SIG = self.SIG
         if SIG is None or not has_sigma(self.version) or torch.compiler.is_compiling():

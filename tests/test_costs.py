@@ -29,6 +29,7 @@ def shape(channels, groups, spatial, extent, *, batch=4, version="v1", stride=1,
         ("construct", "aten_by_columns", shape(64, 1, (56, 56), 17)),
         ("construct", "aten_of_long_rows", shape(64, 1, (56, 56), 17, padding=0)),
         ("construct", "aten_of_small_groups", shape(64, 32, (56, 56), 5)),
+        ("construct", "aten_of_few_channels", shape(3, 1, (56, 56), 5)),
         ("direct", "direct", shape(64, 1, (56, 56), 17)),
         ("direct", "direct_interleaved", shape(64, 1, (7, 7), 5, batch=32)),
         ("direct", "direct_depthwise", shape(64, 64, (56, 56), 17)),
@@ -44,7 +45,7 @@ def test_routes(method, route, case):
 
 @pytest.mark.parametrize(
     ("elements", "multiply_adds"),
-    [(9, 64 * 9 * 9), (1, 64 * 8 * 8)],  # half a tap wide: 8 taps an axis, of 9, and each tap once for all elements
+    [(9, 64 * 9 * 9), (1, 64 * 6 * 6)],  # half a tap wide: 6 taps an axis, of 9, and each tap once for all elements
 )
 def test_touched_taps_are_counted_once_each(elements, multiply_adds):
     # Rows of 64 pixels have no lanes to spare in any instruction set.

@@ -74,7 +74,7 @@ def test_agrees_with_the_reference(available):
     if available == _library.cpu_capability():
         pytest.skip("this process runs the same tests")
     # The tests of threads, because the number of lanes decides what work there is to share out.
-    arguments = pytest_arguments("test_inner_loops.py", "test_depthwise_conv.py")
+    arguments = pytest_arguments("test_inner_loops.py", "test_depthwise_conv.py", "test_conv.py")
     assert_passed(run(*arguments, "-k", "inner_loops or threads", capability=available))
 
 
@@ -92,17 +92,21 @@ UNKNOWN = 'DCLS_CPU_CAPABILITY: expected one of {} on this processor, but got "b
 
 OPERATORS = """
 import torch
-import dcls_ops
+import dcls_ops.deploy, dcls_ops.nn
 
 image, kernel = torch.ones(1, 2, 8, 8), torch.ones(2, 1, 7, 7)
 ops = torch.ops.dcls
+layer = dcls_ops.nn.Dcls2d(2, 2, 3, dilated_kernel_size=3, groups=2).eval().requires_grad_(False)
 for call in (
     lambda: ops.depthwise_conv2d(image, kernel),
     lambda: ops.depthwise_conv2d_backward(image[..., :2, :2], image, kernel, [1, 1], [0, 0], [True] * 3),
     lambda: ops.conv2d(image, torch.ones(2, 1, 1), torch.zeros(2, 2, 1, 1), [3, 3], groups=2, version="v1"),
+    lambda: layer(image),
+    lambda: dcls_ops.deploy.fold(layer, backend="dcls")(image),
 ):
     try:
-        call()
+        with torch.no_grad():
+            call()
     except RuntimeError as error:
         print(error)
 """
@@ -111,7 +115,7 @@ for call in (
 def test_an_unknown_set_is_an_error():
     message = UNKNOWN.format(", ".join(available_sets()))
     process = run("-c", OPERATORS, capability="bogus")
-    assert process.stdout.splitlines() == [message] * 3, process.stderr
+    assert process.stdout.splitlines() == [message] * 5, process.stderr
     assert f"processor     {message}, PyTorch " in info_of_an_unknown_set()
 
 

@@ -41,14 +41,15 @@ constexpr int64_t kTapsAtOnce = 32;
 constexpr int64_t kSmallestTile = 512;
 
 // Groups of an item: of a channels_last tensor as many as have a cache line's worth of channels, which are copied at
-// once, as long as every thread gets an item. Each group's sums are the same for any number.
-int64_t groups_at_once(const Geometry& geometry, int64_t together, const Side& one, const Side& other) {
+// once, as long as every thread gets an item of a group's `items`. Each group's sums are the same for any number.
+int64_t groups_at_once(const Geometry& geometry, int64_t together, int64_t items, const Side& one, const Side& other) {
     if (together > 1 || !(one.planes.is_channels_last() || other.planes.is_channels_last())) {
         return 1;
     }
     const int64_t channels = std::max<int64_t>({one.channels, other.channels, 1});
     const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
-    return std::max<int64_t>(std::min(kMostPlanes / channels, geometry.groups / threads), 1);
+    const int64_t most = std::min(geometry.groups, geometry.groups * items / threads);
+    return std::max<int64_t>(std::min(kMostPlanes / channels, most), 1);
 }
 
 // What the workers of one call have in common.
@@ -123,7 +124,7 @@ class Sum {
           source(source_),
           result(result_),
           tiles(cut_into_tiles()),
-          item_groups(groups_at_once(problem.geometry, problem.together, source, result)) {
+          item_groups(groups_at_once(problem.geometry, problem.together, tiles.count(), source, result)) {
         if (item_groups > 1) {
             window_channels = source.channels;
             block_channels = result.channels;
@@ -275,7 +276,7 @@ class FilterCorrelation {
           input(input_),
           output(output_),
           tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels / problem.together)),
-          item_groups(groups_at_once(problem.geometry, problem.together, input, output)) {
+          item_groups(groups_at_once(problem.geometry, problem.together, 1, input, output)) {
         if (item_groups > 1) {
             in_channels = input.channels;
             out_channels = output.channels;

@@ -76,7 +76,7 @@ struct Case {
 
 // One way of computing, and how much there is of each thing that takes time in it, for a pixel. In order: the pixel
 // itself; multiply-adds; two terms of the route's own; elements, and the taps that they touch, of what is made once for
-// all pixels (im2col: tiles and results); rows; calls.
+// all pixels (im2col: tiles, and weights); rows; calls.
 struct Work {
     Route route;
     std::array<double, kCostTerms> terms;
@@ -95,8 +95,10 @@ Work construct_work(const Case& c) {
     const int64_t lanes = inner_loops<float>().lanes;
     const bool is_fragmented =
         geometry.groups > 1 && (geometry.in_channels % lanes != 0 || geometry.out_channels % lanes != 0);
+    const bool has_few_channels = geometry.groups == 1 && geometry.in_channels < lanes;
     const bool has_columns = std::ranges::max(geometry.padding) > kMostPaddingOfFastAten;
     return {is_fragmented                                     ? Route::aten_of_small_groups
+            : has_few_channels                                ? Route::aten_of_few_channels
             : has_columns                                     ? Route::aten_by_columns
             : geometry.kernel_size[2] > kLongestRowOfFastAten ? Route::aten_of_long_rows
                                                               : Route::aten,
@@ -144,8 +146,8 @@ Work im2col_work(const Case& c) {
     // A tile of a group is set up, whatever its size.
     const double group = 1 / (static_cast<double>(geometry.in_channels) * c.pixels());
     return {Route::im2col,
-            {1, c.elements() * c.out_channels(), c.elements(), c.elements() * multiply_adds, group, c.out_channels(),
-             c.rows(), c.calls()}};
+            {1, c.elements() * c.out_channels(), c.elements(), c.elements() * multiply_adds, group,
+             c.elements() * c.out_channels() / c.pixels(), c.rows(), c.calls()}};
 }
 
 Work work(Method method, const Case& c) {
@@ -218,6 +220,9 @@ double cost(Method method, const Convolution& convolution, Pass pass) {
 extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, int pass, const dcls::cpu::Shape* shape,
                                                                     double* terms) {
     using namespace dcls;
+    if (!cpu::has_inner_loops()) {
+        return -1;
+    }
     const cpu::Work done = cpu::work(static_cast<Method>(method), cpu::case_of(*shape, static_cast<Pass>(pass)));
     std::ranges::copy(done.terms, terms);
     return static_cast<int>(done.route);
@@ -227,6 +232,9 @@ extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, 
 extern "C" __attribute__((visibility("default"))) bool dcls_cpu_is_dense_cheapest(const dcls::cpu::Shape* shape,
                                                                                   bool takes_im2col) {
     using namespace dcls;
+    if (!cpu::has_inner_loops()) {
+        return false;  // as the operator will say
+    }
     cpu::Case c = cpu::case_of(*shape, Pass::forward);
     c.is_kernel_made = true;
     const auto cost = [&](Method method) { return cpu::estimate(method, c); };

@@ -77,6 +77,8 @@ const AllInnerLoops& all_inner_loops() {
     return *choice().set->loops;
 }
 
+bool has_inner_loops() { return choice().set != nullptr; }
+
 }  // namespace dcls::cpu
 
 // The name of the instruction set in use, or what is wrong with the one asked for; read by `python -m dcls_ops info`.

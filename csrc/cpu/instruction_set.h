@@ -31,6 +31,9 @@ struct AllInnerLoops {
 // DCLS_CPU_CAPABILITY named when they were first asked for. Throws where that is none, or one that the processor lacks.
 const AllInnerLoops& all_inner_loops();
 
+// Whether it does not, for callers that nothing may be thrown at.
+bool has_inner_loops();
+
 template <typename T>
 const InnerLoops<T>& inner_loops() {
     if constexpr (std::is_same_v<T, float>) {

@@ -161,11 +161,12 @@ def depthwise_arguments(input, kernel, *, multiplier=1, stride=(1, 1), padding=(
 
 
 def check_depthwise(ops, input, kernel, bias, stride, padding, channels_last=False):
-    expected = reference.depthwise_conv2d(*double((input, kernel, bias)), stride, padding)
+    name = f"depthwise_conv{kernel.dim() - 2}d"
+    expected = reference.depthwise_conv(*double((input, kernel, bias)), stride, padding)
     grad = torch.randn_like(expected).to(input.dtype)
-    output = ops.depthwise_conv2d(input, kernel, bias, stride, padding)
-    grads = ops.depthwise_conv2d_backward(grad, input, kernel, stride, padding, [True] * 3)
-    expected_grads = reference.depthwise_conv2d_backward(*double((grad, input, kernel)), stride, padding)
+    output = getattr(ops, name)(input, kernel, bias, stride, padding)
+    grads = getattr(ops, f"{name}_backward")(grad, input, kernel, stride, padding, [True] * 3)
+    expected_grads = reference.depthwise_conv_backward(*double((grad, input, kernel)), stride, padding)
     assert_close((output, *grads), (expected, *expected_grads), input.dtype)
     memory_format = torch.channels_last if channels_last and input.shape[1] > 1 else torch.contiguous_format
     assert output.is_contiguous(memory_format=memory_format)
@@ -210,6 +211,23 @@ def test_depthwise_in_other_dtypes(cuda_on_cpu, dtype, channels_last):
     arguments = {"input": (3, 5, 15, 14), "kernel": (9, 10), "stride": (1, 2), "padding": (4, 5)}
     drawn = depthwise_arguments(**arguments, dtype=dtype, channels_last=channels_last)
     check_depthwise(cuda_on_cpu.ops, *drawn, channels_last)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize("batched", [True, False])
+def test_depthwise_along_one_and_three_axes(cuda_on_cpu, axes, multiplier, batched):
+    input, *rest = depthwise_arguments((2, 3, 11, 9, 8)[: axes + 2], (5, 4, 3)[:axes], multiplier=multiplier,
+                                       stride=(2, 1, 1)[:axes], padding=(1, 2, 0)[:axes])  # fmt: skip
+    check_depthwise(cuda_on_cpu.ops, input if batched else input[0], *rest)
+    backward = getattr(cuda_on_cpu.ops, f"depthwise_conv{axes}d_backward")
+    kernel, _, stride, padding = rest
+    grad = reference.depthwise_conv(input, *rest)
+    every = backward(grad, input, kernel, stride, padding, [True] * 3)
+    for index, expected in enumerate(every):
+        grads = backward(grad, input, kernel, stride, padding, [index == other for other in range(3)])
+        assert [gradient.numel() > 0 for gradient in grads] == [index == other for other in range(3)]
+        torch.testing.assert_close(grads[index], expected)
 
 
 @given(

@@ -329,22 +329,27 @@ def everything(case, op=None):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("groups", "channels"), [(37, 1), (9, 3), (1, 20)])
-def test_direct_gives_the_same_bits_for_channels_last(groups, channels, stride):
-    # Copied by up to 16 channels, of several groups: the last of them are fewer.
-    input = torch.randn(3, groups * channels, 13, 21, requires_grad=True)
+def test_direct_gives_the_same_bits_for_channels_last_and_any_number_of_threads(groups, channels, stride):
+    # Copied by up to 16 channels, of as many groups as leave every thread some: the last of them are fewer. Rows are so
+    # long that no instruction set takes its vectors from several images.
+    input = torch.randn(1, groups * channels, 13, 31, requires_grad=True)
     weight = torch.randn(2 * groups, channels, 4, requires_grad=True)
     positions = (4 * torch.rand(2, 2 * groups, channels, 4) - 2).requires_grad_()
-    results = {}
-    for memory_format in torch.contiguous_format, torch.channels_last:
+    results = []
+    before = torch.get_num_threads()
+    for memory_format, threads in itertools.product((torch.contiguous_format, torch.channels_last), (1, 2, 3, 64)):
+        torch.set_num_threads(threads)
         output = torch.ops.dcls.conv2d(
             input.contiguous(memory_format=memory_format), weight, positions, [5, 5], stride=[stride, stride],
             padding=[2, 2], groups=groups, version="v1", method="direct",
         )  # fmt: skip
         grad_output = torch.linspace(-1, 1, output.numel()).view(output.shape).contiguous(memory_format=memory_format)
         grads = torch.autograd.grad(output, [input, weight, positions], grad_output)
-        results[memory_format] = [output, *grads]
-    for result, expected in zip(*results.values(), strict=True):
-        assert torch.equal(result, expected)
+        results.append([output, *grads])
+    torch.set_num_threads(before)
+    expected, *others = results
+    for other in others:
+        assert all(map(torch.equal, other, expected))
 
 
 @pytest.mark.parametrize("axes", AXES)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -78,14 +80,16 @@ def test_agrees_with_pytorch(convolution):
 
 def test_several_outputs_of_channels_last_volumes():
     """PyTorch's own gradients of the kernel are wrong there."""
-    channels, kernel = 32, torch.randn(64, 1, 7, 7, 7, requires_grad=True)
-    input = torch.randn(2, channels, 7, 7, 7)
+    input, kernel = torch.randn(2, 32, 7, 7, 7), torch.randn(64, 1, 7, 7, 7)
     depthwise_conv, _ = operators(3)
     gradients = []
-    for each in (input, input.contiguous(memory_format=torch.channels_last_3d)):
-        output = depthwise_conv(each, kernel, None, [2] * 3, [3] * 3)
-        gradients.append(torch.autograd.grad(output.square().sum(), kernel)[0])
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-3)
+    for formats in itertools.product((torch.contiguous_format, torch.channels_last_3d), repeat=2):
+        # to(), not contiguous(), which sees no difference where there is one channel.
+        image, weight = (t.to(memory_format=f) for t, f in zip((input, kernel), formats, strict=True))
+        output = depthwise_conv(image, weight.requires_grad_(), None, [2] * 3, [3] * 3)
+        gradients.append(torch.autograd.grad(output.square().sum(), weight)[0])
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-4, atol=1e-3)
 
 
 @AXES
