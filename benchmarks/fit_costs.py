@@ -44,7 +44,8 @@ MULTIPLY_ADDS = 1  # the term of that number
 ROUTES = re.findall(r"^    (\w+),", TABLE.read_text().split("enum class Route")[1].split("}")[0], re.MULTILINE)
 LARGE = 1.15  # a shape is printed when what the table chooses takes so many times the fastest method
 SECONDS = 0.05  # for each measure
-MOST_MULTIPLY_ADDS = 1.5e9  # of a dense convolution
+MOST_MULTIPLY_ADDS = 1.5e9  # of a dense convolution, in drawn shapes
+STANDARD_WEIGHT = 5  # how many times the standard shapes count
 
 #: For every shape, (method, pass, nanoseconds).
 Times = list[list[tuple[str, str, float]]]
@@ -227,10 +228,12 @@ def write(name: str, constants: Constants) -> None:
 
 def fit_all(shapes: list[Shape], times: Times) -> Constants:
     rows = defaultdict(list)
+    standard_shapes = set(standard())
     for shape, measured in zip(shapes, times, strict=True):
+        weight = STANDARD_WEIGHT if shape in standard_shapes else 1
         for method, which, nanoseconds in measured:
             route, terms = work(shape, method, which)
-            rows[route, PASSES.index(which)].append((terms, nanoseconds / shape.inputs_by_pixels))
+            rows[route, PASSES.index(which)] += [(terms, nanoseconds / shape.inputs_by_pixels)] * weight
     # Twice as fast as in any shape: what few shapes do not settle must not be free.
     fastest = [
         min(time / terms[MULTIPLY_ADDS] for route in range(len(ROUTES)) for terms, time in rows[route, at]) / 2
@@ -267,8 +270,7 @@ def main() -> None:
     parser.add_argument("--times", type=Path, help="read times from this file, or write them to it if there is none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    standard_shapes = [shape for shape in standard() if shape.dense_multiply_adds() < 2 * MOST_MULTIPLY_ADDS]
-    shapes = [*standard_shapes, *wide(), *drawn(arguments.shapes, 0)]
+    shapes = [*standard(), *wide(), *drawn(arguments.shapes, 0)]
     if arguments.times and arguments.times.exists():
         times = json.loads(arguments.times.read_text())
     else:
