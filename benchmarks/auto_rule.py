@@ -10,18 +10,15 @@ chooses by are fitted by fit_costs.py, to other shapes.
 
 import itertools
 import statistics
-import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
+from fit_costs import shortest
 from tqdm import tqdm
 
 from dcls_ops.bench.cases import Case
 from dcls_ops.bench.implementations import implementations
 
 LARGE = 1.2
-SECONDS = 0.1  # for each measure of each method
 MEASURES = ("forward", "step")
 # batch, in channels, out channels, groups, spatial; extents of the kernel; elements
 LAYERS = (
@@ -42,17 +39,6 @@ def cases() -> list[Case]:
     ]
 
 
-def shortest(run: Callable[[], Any]) -> float:
-    """Milliseconds of the processor."""
-    run()
-    times: list[float] = []
-    while sum(times) < SECONDS or len(times) < 2:
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return min(times) * 1e3
-
-
 def main() -> None:
     torch.set_num_threads(1)
     ratios: dict[str, list[float]] = {measure: [] for measure in MEASURES}
@@ -61,7 +47,7 @@ def main() -> None:
         makers = {name: make for name, make in implementations(case, None).items() if name.startswith("dcls, ")}
         methods = {name.removeprefix("dcls, "): make(tensors) for name, make in makers.items() if name.count(",") == 1}
         for measure in MEASURES:
-            times = {name: shortest(method.prepare(measure)) for name, method in methods.items()}
+            times = {name: shortest(method.prepare(measure)) / 1e6 for name, method in methods.items()}
             auto = times.pop("auto")
             ratios[measure].append(auto / min(times.values()))
             if ratios[measure][-1] > LARGE:
