@@ -36,7 +36,7 @@ def run(layer, input):
 @pytest.mark.parametrize("make", list(layers()))
 def test_layers(make, dtype, region):
     layer = make().to(dtype)
-    input = input_of(layer).to(dtype)
+    input = input_of(layer, size=9).to(dtype)
     with torch.autocast("cpu", region):
         output, gradients = run(layer, input)
     # In the types that autocast casts to, but without it: as every operator does with inputs beside its parameters.

@@ -84,8 +84,8 @@ def test_layers(tracer, cls, arguments):
     layer = cls(4, 6, **arguments)
     if hasattr(layer, "DCK") or hasattr(layer, "SIG"):
         randomise(layer)
-    program = tracer(layer, input_of(layer))
-    input = input_of(layer)
+    program = tracer(layer, input_of(layer, size=9))
+    input = input_of(layer, size=9)
     torch.testing.assert_close(program(input), layer(input))
 
 
@@ -161,7 +161,7 @@ def test_integer_positions_and_scalar_widths(tracer):
     layer.P.requires_grad = False
     layer.P.data = torch.randint(-2, 3, layer.P.shape)
     layer.SIG = nn.Parameter(torch.tensor(0.4))
-    input, other = input_of(layer), input_of(layer)
+    input, other = input_of(layer, size=9), input_of(layer)
     torch.testing.assert_close(tracer(layer, input)(other), layer(other))
 
 
@@ -169,7 +169,7 @@ def test_integer_positions_and_scalar_widths(tracer):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_exact_gradients(tracer, version):
     layer = modules.Dcls2d(4, 6, 3, dilated_kernel_size=(5, 4), version=version)
-    input, other = input_of(layer), input_of(layer)
+    input, other = input_of(layer, size=9), input_of(layer)
     with DCLS.exact_gradients():
         program = tracer(layer, input)
     torch.testing.assert_close(program(other), layer(other))
@@ -178,7 +178,7 @@ def test_exact_gradients(tracer, version):
 def test_graphs_follow_changed_parameters():
     layer = modules.Dcls2d(4, 6, 3, dilated_kernel_size=5)
     graph = torch.fx.symbolic_trace(layer)
-    input = input_of(layer)
+    input = input_of(layer, size=9)
     with torch.no_grad():
         layer.P.add_(0.4)
     torch.testing.assert_close(graph(input), layer(input))
