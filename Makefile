@@ -45,7 +45,7 @@ format: $(VENV)/requirements
 	$(BIN)/ruff format $(LINTED)
 	$(BIN)/clang-format -i $(CPP)
 
-# About half an hour on two cores; one of them: $(BIN)/python -m dcls_ops bench --case NAME, or --model NAME.
+# Up to an hour on two cores; one of them: $(BIN)/python -m dcls_ops bench --case NAME, or --model NAME.
 bench: $(VENV)/installed $(VENV)/oracle.installed
 	$(BIN)/python -m dcls_ops bench --output benchmarks/results --page docs/performance.md --summary README.md
 

@@ -2,10 +2,10 @@
 
     python benchmarks/auto_rule.py
 
-Layers of one to three axes, kernels from 3 to 65 taps wide, dense, grouped and depthwise, "v1" and "gauss", with shared
-positions and without. Prints the time of "auto" relative to the fastest method, and each shape where that is more than
-LARGE. Times are the shortest ones of one thread, so that other work on the machine counts little. The constants that it
-chooses by are fitted by fit_costs.py, to other shapes.
+Layers of one to three axes, kernels from 3 to 137 taps wide, dense, grouped and depthwise, "v1" and "gauss", with
+shared positions and without. Prints the time of "auto" relative to the fastest method, and each shape where that is
+more than LARGE. Times are the shortest ones of one thread, so that other work on the machine counts little. The
+constants that it chooses by are fitted by fit_costs.py, to other shapes.
 """
 
 import itertools

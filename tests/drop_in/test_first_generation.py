@@ -59,16 +59,6 @@ def test_documented_calls_train(kind, arguments, settings, autocast):
         assert parameter.grad.abs().max() > 0, name
 
 
-@every_layer
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("arguments", "settings"), DOCUMENTED)
-def test_documented_calls_on_cuda(kind, arguments, settings):
-    m = LAYERS[kind](*arguments, **settings).cuda()
-    output = m(torch.randn(20, 16, 50, 100, device="cuda"))
-    output.square().mean().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in m.parameters())
-
-
 @pytest.mark.parametrize(
     ("cls", "size", "shapes"),
     [

@@ -274,7 +274,7 @@ class _Layer(DclsLayer):
     DCK: Any
     has_original_conventions = True
 
-    _dck_class: ClassVar[type[_ConstructKernel] | None] = None
+    _dck_class: ClassVar[Any] = None  # a _ConstructKernel, of a layer that is ready to use
 
     __constants__: ClassVar[list[str]] = [
         "stride",
@@ -335,10 +335,8 @@ class _Layer(DclsLayer):
             self.reset_parameters()
         self._reversed_padding_repeated_twice = self._padding_for_pad()
         if self._dck_class:
-            self.DCK = self._make_dck(version)
-
-    def _make_dck(self, version: str) -> _ConstructKernel:
-        raise NotImplementedError
+            sizes = (*([self.dense_kernel_size] if self.dense_kernel_size else []), self.dilated_kernel_size)
+            self.DCK = self._dck_class(out_channels, in_channels, groups, kernel_count, *sizes, version)
 
     def _padding_for_pad(self) -> tuple[int, ...]:
         """As F.pad takes it: from the last axis to the first, before and after."""
@@ -470,12 +468,6 @@ class _DclsNd(_Layer):
             bias,
             padding_mode,
             version,
-        )
-
-    def _make_dck(self, version: str) -> _ConstructKernel:
-        assert self._dck_class is not None
-        return self._dck_class(
-            self.out_channels, self.in_channels, self.groups, self.kernel_count, self.dilated_kernel_size, version
         )
 
     @torch.no_grad()
@@ -701,20 +693,6 @@ class _DclsN_Md(_Layer):
             groups,
             bias,
             padding_mode,
-            version,
-        )
-
-    _dck_class: ClassVar[type[_ConstructPartialKernel] | None] = None
-
-    def _make_dck(self, version: str) -> _ConstructKernel:
-        assert self._dck_class is not None
-        return self._dck_class(
-            self.out_channels,
-            self.in_channels,
-            self.groups,
-            self.kernel_count,
-            self.dense_kernel_size,
-            self.dilated_kernel_size,
             version,
         )
 
