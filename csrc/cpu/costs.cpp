@@ -99,6 +99,7 @@ Work construct_work(const Case& c) {
     const bool has_columns = std::ranges::max(geometry.padding) > kMostPaddingOfFastAten;
     return {is_fragmented                                     ? Route::aten_of_small_groups
             : has_few_channels                                ? Route::aten_of_few_channels
+            : geometry.kernel_size[0] > 1                     ? Route::aten_of_volumes
             : has_columns                                     ? Route::aten_by_columns
             : geometry.kernel_size[2] > kLongestRowOfFastAten ? Route::aten_of_long_rows
                                                               : Route::aten,

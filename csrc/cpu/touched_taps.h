@@ -31,8 +31,10 @@ class TouchedTaps {
           paired_axis_(pairing_ == Pairing::pixels ? 2 : 1),
           other_axis_(3 - paired_axis_),
           number_step_{extent_[1] * extent_[2], extent_[2], 1},
+          second_offset_(pairing_ == Pairing::rows ? window.row : together),
           places_(extent_[0] * extent_[1] * extent_[2], kNone),
-          lists_(is_forward_ ? 1 : input.grid_count()) {
+          lists_(is_forward_ ? 1 : input.grid_count()),
+          pairings_(lists_.size(), pairing_) {
         const std::array<int64_t, kAxes> step{window.plane, window.row, together};
         const Axes reach = reach_of(geometry);
         for (int axis = 0; axis < kAxes; ++axis) {
@@ -65,15 +67,27 @@ class TouchedTaps {
         }
     }
 
-    // Where positions are integers, most touched taps have a factor of 0.
+    // Where positions are integers, most touched taps have a factor of 0: they are left out, and so is the pairing, if
+    // it leaves every pair with one tap.
     void drop_zeros() {
-        for (std::vector<Tap<T>>& list : lists_) {
+        for (size_t grid = 0; grid < lists_.size(); ++grid) {
+            std::vector<Tap<T>>& list = lists_[grid];
             std::erase_if(list,
                           [](const Tap<T>& tap) { return tap.coefficients[0] == T(0) && tap.coefficients[1] == T(0); });
+            const bool has_pairs = std::ranges::any_of(
+                list, [](const Tap<T>& tap) { return tap.coefficients[0] != T(0) && tap.coefficients[1] != T(0); });
+            pairings_[grid] = has_pairs ? pairing_ : Pairing::none;
+            for (Tap<T>& tap : list) {
+                if (!has_pairs && tap.coefficients[0] == T(0)) {
+                    tap = {tap.offset + second_offset_, {tap.coefficients[1], T(0)}};
+                }
+            }
         }
     }
 
-    TapList<T> list(int64_t grid) { return as_list(lists_[grid]); }
+    TapList<T> list(int64_t grid) {
+        return {lists_[grid].data(), static_cast<int64_t>(lists_[grid].size()), pairings_[grid]};
+    }
     TapList<T> as_list(std::vector<Tap<T>>& taps) const {
         return {taps.data(), static_cast<int64_t>(taps.size()), pairing_};
     }
@@ -151,10 +165,12 @@ class TouchedTaps {
     Pairing pairing_;
     int paired_axis_, other_axis_;                             // the last two
     Axes number_step_;                                         // of a tap's number in the filter
+    int64_t second_offset_;                                    // from where the first of a pair reads to the second
     std::array<std::vector<int64_t>, kAxes> offsets_, grids_;  // of a tap: the sum over the axes
     std::vector<int32_t> places_;                              // in the lists, of every tap of the filter
     std::vector<int32_t> numbers_;
     std::vector<std::vector<Tap<T>>> lists_;
+    std::vector<Pairing> pairings_;  // of the lists
 };
 
 }  // namespace dcls::cpu
