@@ -1,8 +1,8 @@
 #include "costs.h"
 
 #include "../aten_convolution.h"
-#include "conv_direct.h"
-#include "conv_im2col.h"
+#include "direct/conv_direct.h"
+#include "im2col/conv_im2col.h"
 #include "cost_table.h"
 #include "instruction_set.h"
 

@@ -14,7 +14,7 @@ template <Version version, typename T, bool with_derivatives>
 class FilterFactors {
  public:
     explicit FilterFactors(const Filters& filters)
-        : loops_(filter_loops<T>(version)), axes_(filters.kernel_count * kAxes) {
+        : loops_(factor_loops<T>(version)), axes_(filters.kernel_count * kAxes) {
         const Axes& extent = filters.extent;
         Axes room{};
         for (int axis = 0; axis < kAxes; ++axis) {
@@ -46,7 +46,7 @@ class FilterFactors {
     const AxisFactors<T>* element(int64_t k) const { return &axes_[k * kAxes]; }
 
  private:
-    const FilterLoops<T>& loops_;
+    const FactorLoops<T>& loops_;
     std::vector<AxisFactors<T>> axes_;
     AlignedVector<T> storage_;
     FilterElements<T> elements_;

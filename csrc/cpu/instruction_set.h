@@ -5,9 +5,11 @@
 // without the instructions. cmake/check_units.cmake makes sure of it whenever the library is built.
 #pragma once
 
-#include "depthwise_loops.h"
-#include "direct_loops.h"
-#include "filter_loops.h"
+#include "depthwise/correlation_loops.h"
+#include "direct/tap_loops.h"
+#include "factor_loops.h"
+#include "outer_product_loops.h"
+#include "plane_loops.h"
 
 #include <type_traits>
 
@@ -16,9 +18,11 @@ namespace dcls::cpu {
 template <typename T>
 struct InnerLoops {
     int64_t lanes;  // of a vector
-    DepthwiseLoops<T> depthwise;
-    DirectLoops<T> direct;
-    std::array<FilterLoops<T>, kVersionCount> filters;
+    PlaneLoops<T> planes;
+    CorrelationLoops<T> correlation;
+    TapLoops<T> taps;
+    std::array<FactorLoops<T>, kVersionCount> factors;
+    std::array<OuterProductLoops<T>, kVersionCount> outer_products;
 };
 
 // What a unit exports.
@@ -44,8 +48,13 @@ const InnerLoops<T>& inner_loops() {
 }
 
 template <typename T>
-const FilterLoops<T>& filter_loops(Version version) {
-    return inner_loops<T>().filters[static_cast<int>(version)];
+const FactorLoops<T>& factor_loops(Version version) {
+    return inner_loops<T>().factors[static_cast<int>(version)];
+}
+
+template <typename T>
+const OuterProductLoops<T>& outer_product_loops(Version version) {
+    return inner_loops<T>().outer_products[static_cast<int>(version)];
 }
 
 }  // namespace dcls::cpu

@@ -3,11 +3,11 @@
 
 #include "../aten_convolution.h"
 #include "../namespace_owner.h"
-#include "construct_kernel.h"
-#include "conv_direct.h"
-#include "conv_im2col.h"
+#include "construct/construct_kernel.h"
+#include "direct/conv_direct.h"
+#include "im2col/conv_im2col.h"
 #include "costs.h"
-#include "depthwise_conv.h"
+#include "depthwise/depthwise_conv.h"
 
 #include <algorithm>
 

@@ -10,7 +10,7 @@ template <Version version, typename T>
 class Contractor {
  public:
     explicit Contractor(const Filters& filters)
-        : loops_(filter_loops<T>(version)), padded_(padded_taps<T>(filters)), contractions_(filters.kernel_count) {}
+        : loops_(outer_product_loops<T>(version)), padded_(padded_taps<T>(filters)), contractions_(filters.kernel_count) {}
 
     // Contractions of all elements.
     const Contraction<T>* operator()(const T* grad_taps, const FilterElements<T>& elements) {
@@ -19,7 +19,7 @@ class Contractor {
     }
 
  private:
-    const FilterLoops<T>& loops_;
+    const OuterProductLoops<T>& loops_;
     AlignedVector<T> padded_;
     std::vector<Contraction<T>> contractions_;
 };

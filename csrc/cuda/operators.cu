@@ -3,10 +3,10 @@
 
 #include "../aten_convolution.h"
 #include "../parameters.h"
-#include "construct_kernel.h"
-#include "conv_direct.h"
-#include "conv_im2col.h"
-#include "depthwise_conv2d.h"
+#include "construct/construct_kernel.h"
+#include "direct/conv_direct.h"
+#include "im2col/conv_im2col.h"
+#include "depthwise/depthwise_conv2d.h"
 
 #include <algorithm>
 

@@ -2,29 +2,31 @@
 // namespace. What is included here, and called from here, must be in that namespace or always inlined
 // (instruction_set.h says why).
 #include "../instruction_set.h"
-#include "factors.h"
-#include "lane_correlation.h"
-#include "lanes.h"
-#include "outer_products.h"
-#include "tap_sums.h"
+#include "correlation_loops.h"
+#include "factor_loops.h"
+#include "outer_product_loops.h"
+#include "plane_loops.h"
+#include "tap_loops.h"
 
 namespace dcls::cpu::DCLS_INSTRUCTION_SET {
 
-template <Version version, typename T>
-constexpr FilterLoops<T> make_filter_loops() {
-    return {.tabulate = tabulate<version, false, T>,
-            .tabulate_with_derivatives = tabulate<version, true, T>,
-            .sum_outer_products = sum_outer_products<version, T>,
-            .contract = contract<version, T>};
+// One table for each version, by its number.
+template <typename T, int... versions>
+constexpr InnerLoops<T> make_inner_loops(std::integer_sequence<int, versions...>) {
+    return {.lanes = kLanes<T>,
+            .planes = {.gather = gather<T>, .scatter = scatter<T>},
+            .correlation = {.in_block = kInBlock, .correlate = correlate<T>},
+            .taps = {.add_taps = add_taps<T>, .correlate_taps = correlate_taps<T>},
+            .factors = {FactorLoops<T>{.tabulate = tabulate<Version{versions}, false, T>,
+                                       .tabulate_with_derivatives = tabulate<Version{versions}, true, T>}...},
+            .outer_products = {
+                OuterProductLoops<T>{.sum_outer_products = sum_outer_products<Version{versions}, T>,
+                                     .contract = contract<Version{versions}, T>}...}};
 }
 
 template <typename T>
 constexpr InnerLoops<T> make_inner_loops() {
-    return {.lanes = kLanes<T>,
-            .depthwise = {.in_block = kInBlock, .gather = gather<T>, .scatter = scatter<T>, .correlate = correlate<T>},
-            .direct = {.add_taps = add_taps<T>, .correlate_taps = correlate_taps<T>},
-            .filters = {make_filter_loops<Version::v0, T>(), make_filter_loops<Version::v1, T>(),
-                        make_filter_loops<Version::max, T>(), make_filter_loops<Version::gauss, T>()}};
+    return make_inner_loops<T>(std::make_integer_sequence<int, kVersionCount>());
 }
 
 // Declared first, or a constant would be invisible to other units.

@@ -2,7 +2,7 @@
 // headers would be merged between instruction sets: instruction_set.h.)
 #pragma once
 
-#include "../depthwise_loops.h"
+#include "../plane_loops.h"
 
 #include <bit>
 #include <cstdint>

@@ -1,0 +1,15 @@
+// method "direct" on CUDA: only the taps that an element touches are visited.
+#pragma once
+
+#include "../../conv.h"
+
+namespace dcls::cuda {
+
+Tensor conv_direct(const Convolution& convolution, const OptionalTensor& bias);
+
+// Gradients for (input, weight, positions, sigma, bias), each without elements where output_mask is false.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Tensor& grad_output,
+                                                                        const Convolution& convolution,
+                                                                        const std::array<bool, 5>& output_mask);
+
+}  // namespace dcls::cuda
