@@ -26,7 +26,7 @@ ENTRY = re.compile(
 NAMES = {
     "Role": ("forward", "grad_input", "grad_kernel"),
     "Pass": ("forward", "backward"),
-    "Direction": ("to_matrix", "to_tensor"),
+    "Copy": ("to_matrix", "to_tensor"),
 }
 
 

@@ -29,6 +29,31 @@ DCLS_HOST_DEVICE constexpr I round_up(I a, std::type_identity_t<I> b) {
     return ceil_div(a, b) * b;
 }
 
+// Steps `begin` to `end` - 1 of a walk.
+template <typename I>
+struct Steps {
+    I begin, end;
+
+    DCLS_HOST_DEVICE constexpr I count() const { return end - begin; }
+};
+
+// The steps j, of any number, at which first + j * step is inside 0 .. extent - 1; step is positive.
+template <typename I>
+DCLS_HOST_DEVICE constexpr Steps<I> steps_inside(I first, std::type_identity_t<I> step,
+                                                 std::type_identity_t<I> extent) {
+    return {ceil_div(-first, step), ceil_div(extent - first, step)};
+}
+
+// The steps that are inside, out of 0 to count - 1. Where there are none, begin and end are the same.
+template <typename I>
+DCLS_HOST_DEVICE constexpr Steps<I> steps_inside(I first, std::type_identity_t<I> step, std::type_identity_t<I> extent,
+                                                 std::type_identity_t<I> count) {
+    const Steps<I> inside = steps_inside(first, step, extent);
+    const I begin = inside.begin < 0 ? 0 : inside.begin < count ? inside.begin : count;
+    const I end = inside.end < begin ? begin : inside.end < count ? inside.end : count;
+    return {begin, end};
+}
+
 DCLS_HOST_DEVICE constexpr int64_t product(const Axes& axes) { return axes[0] * axes[1] * axes[2]; }
 
 }  // namespace dcls

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kVersions{"v0", "v1", "max", "gauss"};
 constexpr std::array<std::string_view, 4> kMethods{"auto", "construct", "direct", "im2col"};
-// Of one, two and three spatial axes.
+// The extents of kernels of one, two and three spatial axes, in words.
 constexpr std::array<std::string_view, 3> kKernelAxes{"kernel_length", "kernel_height, kernel_width",
                                                       "kernel_depth, kernel_height, kernel_width"};
 
@@ -32,7 +32,7 @@ void check(bool condition, std::string_view op, const Parts&... parts) {
     }
 }
 
-// As Python writes a tuple of ints.
+// A tuple of ints as Python writes it.
 std::string tuple(const IntList& values) {
     std::ostringstream out;
     out << '(';
@@ -54,7 +54,7 @@ std::string join(const std::array<std::string_view, n>& names) {
     return out;
 }
 
-// As Python writes a torch.dtype.
+// A torch.dtype as Python writes it.
 std::string dtype_name(ScalarType dtype) {
     switch (dtype) {
         case ScalarType::Float:
@@ -88,7 +88,7 @@ std::string dtype_name(ScalarType dtype) {
     }
 }
 
-// As Python writes a torch.device; a kernel only ever sees these two.
+// A torch.device as Python writes it; a kernel only ever sees these two.
 std::string device_name(const Tensor& tensor) {
     return tensor.is_cpu() ? "cpu" : "cuda:" + std::to_string(tensor.get_device_index());
 }

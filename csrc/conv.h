@@ -1,7 +1,8 @@
 // A convolution with learned positions, as its methods take it.
 #pragma once
 
-#include "checks.h"
+#include "geometry.h"
+#include "parameters.h"
 
 #include <algorithm>
 
@@ -9,10 +10,14 @@ namespace dcls {
 
 // Its checked arguments, but for the bias.
 struct Convolution {
-    const Tensor &input, &weight, &positions;
+    const Tensor& input;  // batched
+    const Tensor &weight, &positions;
     const OptionalTensor& sigma;
     const KernelArguments& kernel;
     const ConvArguments& arguments;
+
+    Geometry geometry() const { return {kernel, arguments, input}; }
+    PreparedParameters parameters() const { return {weight, positions, sigma}; }
 };
 
 enum class Pass { forward, backward };

@@ -15,28 +15,28 @@ inline Axes three_axes(const IntList& values, int64_t missing) {
     return axes;
 }
 
-struct Geometry {
+struct Geometry {  // of a batched input
     int64_t images, groups;
-    int64_t in_channels, out_channels, kernel_count;  // channels of one group
-    int first_axis;                                   // that is learned
+    int64_t in_channels_per_group, out_channels_per_group, kernel_count;
+    int first_axis;  // that is learned
     Axes input, output, kernel_size, stride, padding;
 
     Geometry() = default;
-    Geometry(const KernelArguments& kernel, const ConvArguments& conv, const Tensor& batched_input)
-        : images(batched_input.size(0)),
+    Geometry(const KernelArguments& kernel, const ConvArguments& conv, const Tensor& input)
+        : images(input.size(0)),
           groups(conv.groups),
-          in_channels(kernel.in_channels_per_group),
-          out_channels(kernel.out_channels / conv.groups),
+          in_channels_per_group(kernel.in_channels_per_group),
+          out_channels_per_group(kernel.out_channels / conv.groups),
           kernel_count(kernel.kernel_count),
           first_axis(kAxes - static_cast<int>(kernel.learned_axes)),
-          input(three_axes({batched_input.sizes().begin() + 2, batched_input.sizes().end()}, 1)),
+          input(three_axes({input.sizes().begin() + 2, input.sizes().end()}, 1)),
           output(three_axes({conv.output_shape.end() - kernel.spatial_axes(), conv.output_shape.end()}, 1)),
           kernel_size(three_axes(kernel.kernel_size, 1)),
           stride(three_axes(conv.stride, 1)),
           padding(three_axes(conv.padding, 0)) {}
 
     // Rows of columns: elements of all in channels of a group.
-    DCLS_HOST_DEVICE int64_t elements() const { return in_channels * kernel_count; }
+    DCLS_HOST_DEVICE int64_t elements() const { return in_channels_per_group * kernel_count; }
 };
 
 }  // namespace dcls

@@ -1,5 +1,6 @@
-// Every operator of the library. Their mathematics: docs/operators.md. Implementations: cpu/<operator>.cpp and
-// cuda/<operator>.cu; fake kernels, autograd, autocast and vmap: dcls_ops/ops/<operator>.py.
+// Every operator of the library. Their mathematics: docs/operators.md. operators.h checks a call, chooses a method and
+// calls a backend, the tables in cpu/operators.cpp and cuda/operators.cu; fake kernels, autograd, autocast and vmap are
+// in dcls_ops/ops. The whole path is drawn in docs/architecture.md.
 #include "namespace_owner.h"
 #include "stable.h"
 

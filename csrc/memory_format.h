@@ -1,4 +1,4 @@
-// Which memory format a convolution's results take. dcls_ops/ops/_formats.py says the same to the fake kernels.
+// Which memory format a convolution's results take. dcls_ops/ops/_memory_format.py says the same to the fake kernels.
 #pragma once
 
 #include "stable.h"
@@ -20,11 +20,21 @@ inline bool is_channels_last(const Tensor& batched) {
     return true;
 }
 
-inline MemoryFormat memory_format_like(const Tensor& batched) {
+inline MemoryFormat memory_format_of(const Tensor& batched) {
     if (!is_channels_last(batched)) {
         return MemoryFormat::Contiguous;
     }
     return batched.dim() == 5 ? MemoryFormat::ChannelsLast3d : MemoryFormat::ChannelsLast;
+}
+
+// A new uninitialised result, in the dtype and memory format of a batched input.
+inline Tensor empty_in_format_of(const Tensor& input, const IntList& sizes) {
+    return torch::stable::empty(sizes, input.scalar_type(), std::nullopt, input.device(), std::nullopt,
+                                memory_format_of(input));
+}
+
+inline Tensor in_format_of(const Tensor& input, const Tensor& result) {
+    return contiguous(result, memory_format_of(input));
 }
 
 }  // namespace dcls

@@ -1,12 +1,17 @@
-// The operators of csrc/library.cpp on one backend: arguments are checked, a method is chosen, and the backend called.
+// The operators of csrc/library.cpp on one backend: arguments are checked and batched, a method is chosen, and the
+// backend called.
 //
-// A backend is a struct of static functions: see cpu/operators.cpp and cuda/operators.cu. Gradients that are not asked
-// for are tensors without elements; dense kernels are in the compute dtype, not rounded yet.
+// A backend is a struct of static functions, the tables in cpu/operators.cpp and cuda/operators.cu. They take and
+// return batched tensors. Gradients that are not asked for are tensors without elements; dense kernels are in the
+// compute dtype, not rounded yet.
 #pragma once
 
 #include "conv.h"
+#include "gradients.h"
 
 #include <torch/csrc/stable/library.h>
+
+#include <initializer_list>
 
 namespace dcls {
 
@@ -29,7 +34,9 @@ struct Operators {
         const auto mask = check_output_mask<3>(op, output_mask);
         const KernelArguments arguments =
             check_construct_kernel_backward_arguments(op, grad_kernel, weight, positions, sigma, version);
-        return Backend::construct_kernel_backward(grad_kernel, weight, positions, sigma, arguments, mask);
+        const auto gradients = Backend::construct_kernel_backward(grad_kernel, weight, positions, sigma, arguments,
+                                                                  {mask[0], mask[1], mask[2] && sigma.has_value()});
+        return {gradients.weight, gradients.positions, gradients.sigma};
     }
 
     template <int64_t spatial_axes>
@@ -42,11 +49,9 @@ struct Operators {
         const KernelArguments kernel = check_kernel_arguments(op, weight, positions, kernel_size, sigma, version);
         const ConvArguments arguments = check_conv_arguments(op, spatial_axes, input, weight, positions, kernel_size,
                                                              bias, stride, padding, groups, method, touched_taps);
-        const Convolution convolution{input, weight, positions, sigma, kernel, arguments};
-        const Method chosen = choose(convolution, Pass::forward);
-        return chosen == Method::construct
-                   ? Backend::dense(input, Backend::construct_kernel(weight, positions, sigma, kernel), bias, arguments)
-                   : Backend::conv(chosen, convolution, bias);
+        const Tensor batched_input = batched(input, arguments);
+        const Convolution convolution{batched_input, weight, positions, sigma, kernel, arguments};
+        return unbatched(implementation(choose(convolution, Pass::forward)).forward(convolution, bias), arguments);
     }
 
     static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_backward(
@@ -62,19 +67,23 @@ struct Operators {
             check_conv_arguments(op, kernel.spatial_axes(), input, weight, positions, kernel_size, std::nullopt, stride,
                                  padding, groups, method, touched_taps);
         check_grad_output(op, grad_output, input, arguments);
-        const Convolution convolution{input, weight, positions, sigma, kernel, arguments};
-        const Method chosen = choose(convolution, Pass::backward);
-        return chosen == Method::construct ? construct_backward(grad_output, convolution, mask)
-                                           : Backend::conv_backward(chosen, grad_output, convolution, mask);
+        const Tensor batched_input = batched(input, arguments);
+        const Convolution convolution{batched_input, weight, positions, sigma, kernel, arguments};
+        const ConvGradients<bool> wanted{mask[0], {mask[1], mask[2], mask[3] && sigma.has_value()}, mask[4]};
+        const auto [grad_input, parameters, grad_bias] =
+            implementation(choose(convolution, Pass::backward))
+                .backward(batched(grad_output, arguments), convolution, wanted);
+        return {wanted.input ? unbatched(grad_input, arguments) : grad_input, parameters.weight, parameters.positions,
+                parameters.sigma, grad_bias};
     }
 
     template <int64_t spatial_axes>
     static Tensor depthwise_conv(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
                                  const IntList& stride, const IntList& padding) {
         const std::string op = "depthwise_conv" + std::to_string(spatial_axes) + "d";
-        return Backend::depthwise_conv(
-            input, kernel, bias,
-            check_depthwise_conv_arguments(op, spatial_axes, input, kernel, bias, stride, padding));
+        const ConvArguments arguments =
+            check_depthwise_conv_arguments(op, spatial_axes, input, kernel, bias, stride, padding);
+        return unbatched(Backend::depthwise_conv(batched(input, arguments), kernel, bias, arguments), arguments);
     }
 
     template <int64_t spatial_axes>
@@ -87,37 +96,77 @@ struct Operators {
         const ConvArguments arguments =
             check_depthwise_conv_arguments(op, spatial_axes, input, kernel, std::nullopt, stride, padding);
         check_grad_output(op, grad_output, input, arguments);
-        const auto gradients = Backend::depthwise_conv_backward(grad_output, input, kernel, arguments, mask);
-        return {gradients[0], gradients[1], gradients[2]};
+        const auto gradients = Backend::depthwise_conv_backward(
+            batched(grad_output, arguments), batched(input, arguments), kernel, arguments, {mask[0], mask[1], mask[2]});
+        return {mask[0] ? unbatched(gradients.input, arguments) : gradients.input, gradients.kernel, gradients.bias};
     }
 
  private:
+    static Tensor batched(const Tensor& tensor, const ConvArguments& arguments) {
+        return arguments.batched ? tensor : unsqueeze(tensor, 0);
+    }
+    static Tensor unbatched(const Tensor& tensor, const ConvArguments& arguments) {
+        return arguments.batched ? tensor : squeeze(tensor, 0);
+    }
+
+    // The cheapest method, unless one is asked for; the first of those that cost the same.
     static Method choose(const Convolution& convolution, Pass pass) {
-        const Method asked = convolution.arguments.method;
         if (convolution.kernel.is_partly_dense() && !Backend::kVisitsPartlyDense) {
             return Method::construct;
         }
-        return asked == Method::automatic ? Backend::choose_method(convolution, pass) : asked;
+        if (convolution.arguments.method != Method::automatic) {
+            return convolution.arguments.method;
+        }
+        Method cheapest = Method::construct;
+        double least = Backend::cost(cheapest, convolution, pass);
+        for (const Method method : {Method::direct, Method::im2col}) {
+            if (method == Method::im2col && !takes_im2col(convolution)) {
+                continue;
+            }
+            if (const double cost = Backend::cost(method, convolution, pass); cost < least) {
+                cheapest = method;
+                least = cost;
+            }
+        }
+        return cheapest;
+    }
+
+    struct Implementation {
+        Tensor (*forward)(const Convolution&, const OptionalTensor& bias);
+        ConvGradients<Tensor> (*backward)(const Tensor& grad_output, const Convolution&,
+                                          const ConvGradients<bool>& wanted);
+    };
+
+    static Implementation implementation(Method method) {
+        switch (method) {
+            case Method::direct:
+                return {Backend::conv_direct, Backend::conv_direct_backward};
+            case Method::im2col:
+                return {Backend::conv_im2col, Backend::conv_im2col_backward};
+            default:
+                return {conv_construct, conv_construct_backward};
+        }
+    }
+
+    static Tensor conv_construct(const Convolution& convolution, const OptionalTensor& bias) {
+        const auto& [input, weight, positions, sigma, kernel, arguments] = convolution;
+        return Backend::conv_dense(input, Backend::construct_kernel(weight, positions, sigma, kernel), bias, arguments);
     }
 
     // The dense kernel is built again rather than kept.
-    static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> construct_backward(const Tensor& grad_output,
-                                                                                 const Convolution& convolution,
-                                                                                 const std::array<bool, 5>& mask) {
+    static ConvGradients<Tensor> conv_construct_backward(const Tensor& grad_output, const Convolution& convolution,
+                                                         const ConvGradients<bool>& wanted) {
         const auto& [input, weight, positions, sigma, kernel_arguments, arguments] = convolution;
-        const std::array<bool, 3> parameter_mask{mask[1], mask[2], mask[3]};
-        const bool needs_kernel = mask[1] || mask[2] || mask[3];
-        const Tensor kernel = mask[0] ? Backend::construct_kernel(weight, positions, sigma, kernel_arguments)
-                                      : empty(kernel_arguments.kernel_shape(), input.scalar_type(), weight);
-        const auto [grad_input, grad_kernel, grad_bias] =
-            Backend::dense_backward(grad_output, input, kernel, arguments, {mask[0], needs_kernel, mask[4]});
-        if (!needs_kernel) {
-            const auto none = [&] { return not_computed(weight.scalar_type(), weight); };
-            return {grad_input, none(), none(), none(), grad_bias};
-        }
-        const auto [grad_weight, grad_positions, grad_sigma] =
-            Backend::construct_kernel_backward(grad_kernel, weight, positions, sigma, kernel_arguments, parameter_mask);
-        return {grad_input, grad_weight, grad_positions, grad_sigma, grad_bias};
+        const bool needs_kernel = any(wanted.parameters);
+        const Tensor kernel = wanted.input ? Backend::construct_kernel(weight, positions, sigma, kernel_arguments)
+                                           : empty(kernel_arguments.kernel_shape(), input.scalar_type(), weight);
+        const auto dense = Backend::conv_dense_backward(grad_output, input, kernel, arguments,
+                                                        {wanted.input, needs_kernel, wanted.bias});
+        return {dense.input,
+                needs_kernel ? Backend::construct_kernel_backward(dense.kernel, weight, positions, sigma,
+                                                                  kernel_arguments, wanted.parameters)
+                             : parameters_not_computed(weight),
+                dense.bias};
     }
 };
 

@@ -1,27 +1,26 @@
-// The parameters of a kernel as kernels read them, and the choice of a kernel's template arguments.
+// Parameters and biases as kernels read them: contiguous, in one dtype.
 #pragma once
 
-#include "checks.h"
+#include "dispatch.h"
 
 namespace dcls {
 
-// float16 and bfloat16 parameters are computed in float32.
-inline ScalarType compute_dtype(const Tensor& weight) {
-    return weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
+// Pointers to the parameters of a kernel.
 template <typename T>
 struct Parameters {
     const T *weight, *positions, *sigma;
 };
 
-// Contiguous parameters in the compute dtype.
+// The parameters of a kernel in the compute dtype.
 struct PreparedParameters {
+    ScalarType dtype;
     Tensor weight, positions;
     OptionalTensor sigma;
 
-    PreparedParameters(const Tensor& weight_, const Tensor& positions_, const OptionalTensor& sigma_, ScalarType dtype)
-        : weight(contiguous(cast(weight_, dtype))), positions(contiguous(cast(positions_, dtype))) {
+    PreparedParameters(const Tensor& weight_, const Tensor& positions_, const OptionalTensor& sigma_)
+        : dtype(compute_dtype(weight_)),
+          weight(contiguous(cast(weight_, dtype))),
+          positions(contiguous(cast(positions_, dtype))) {
         if (sigma_.has_value()) {
             sigma = contiguous(cast(*sigma_, dtype));
         }
@@ -34,30 +33,21 @@ struct PreparedParameters {
     }
 };
 
-// Calls body.template operator()<version, T>() for the version and the compute type.
-template <typename T, typename Body>
-void dispatch_version(Version version, const Body& body) {
-    switch (version) {
-        case Version::v0:
-            return body.template operator()<Version::v0, T>();
-        case Version::v1:
-            return body.template operator()<Version::v1, T>();
-        case Version::max:
-            return body.template operator()<Version::max, T>();
-        case Version::gauss:
-            return body.template operator()<Version::gauss, T>();
+// A bias in a dtype of the caller's choice, if there is one.
+struct PreparedBias {
+    OptionalTensor tensor;
+
+    PreparedBias(const OptionalTensor& bias, ScalarType dtype) {
+        if (bias.has_value()) {
+            tensor = contiguous(cast(*bias, dtype));
+        }
     }
-}
 
-// Calls body.template operator()<T>() for a compute dtype.
-template <typename Body>
-void dispatch_compute_dtype(ScalarType dtype, const Body& body) {
-    dtype == ScalarType::Double ? body.template operator()<double>() : body.template operator()<float>();
-}
-
-template <typename Body>
-void dispatch(Version version, ScalarType dtype, const Body& body) {
-    dispatch_compute_dtype(dtype, [&]<typename T>() { dispatch_version<T>(version, body); });
-}
+    // Null where there is no bias.
+    template <typename T>
+    const T* pointer() const {
+        return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
+    }
+};
 
 }  // namespace dcls

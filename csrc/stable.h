@@ -73,11 +73,6 @@ inline Tensor empty(const IntList& sizes, ScalarType dtype, const Tensor& like) 
     return torch::stable::empty(sizes, dtype, std::nullopt, like.device());
 }
 
-// The same in `like`'s dtype, in a memory format.
-inline Tensor empty_in_format(const IntList& sizes, const Tensor& like, MemoryFormat format) {
-    return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt, format);
-}
-
 // What an operator returns for a gradient that its output_mask leaves out: a tensor without elements. (Not
 // an undefined one, which a fake kernel could not describe.)
 inline Tensor not_computed(ScalarType dtype, const Tensor& like) { return empty({0}, dtype, like); }
@@ -130,7 +125,8 @@ inline Tensor aten_convolution(const Tensor& input, const Tensor& kernel, const 
     return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// aten::convolution_backward, likewise; output_mask and the result are for (input, kernel, bias).
+// aten::convolution_backward without dilation or transposition; output_mask and the result are for (input, kernel,
+// bias).
 inline std::array<Tensor, 3> aten_convolution_backward(const Tensor& grad_output, const Tensor& input,
                                                        const Tensor& kernel, const IntList& stride,
                                                        const IntList& padding, int64_t groups,

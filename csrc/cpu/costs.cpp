@@ -1,9 +1,8 @@
 #include "costs.h"
 
-#include "../aten_convolution.h"
+#include "cost_table.h"
 #include "direct/conv_direct.h"
 #include "im2col/conv_im2col.h"
-#include "cost_table.h"
 #include "instruction_set.h"
 
 namespace dcls::cpu {
@@ -23,8 +22,8 @@ struct Case {
     bool is_faster_in_aten = false;
     bool is_kernel_made = false;  // whether the dense kernel is there before the call
 
-    bool is_depthwise() const { return geometry.in_channels == 1 && geometry.out_channels == 1; }
-    double out_channels() const { return static_cast<double>(geometry.out_channels); }
+    bool is_depthwise() const { return geometry.in_channels_per_group == 1 && geometry.out_channels_per_group == 1; }
+    double out_channels_per_group() const { return static_cast<double>(geometry.out_channels_per_group); }
     double elements() const { return static_cast<double>(geometry.kernel_count); }
     double taps() const { return static_cast<double>(product(geometry.kernel_size)); }
 
@@ -44,7 +43,8 @@ struct Case {
     // For a pixel: what is done once a row, and once a call.
     double rows() const { return 1 / static_cast<double>(std::max<int64_t>(geometry.output[2], 1)); }
     double calls() const {
-        return 1 / (static_cast<double>(geometry.groups) * static_cast<double>(geometry.in_channels) * pixels());
+        return 1 /
+               (static_cast<double>(geometry.groups) * static_cast<double>(geometry.in_channels_per_group) * pixels());
     }
 
     int64_t usual_taps(int axis) const { return dcls::usual_taps(version, touched_taps, geometry.kernel_size[axis]); }
@@ -57,16 +57,15 @@ struct Case {
         return touched;
     }
 
-    // Of the taps of a kernel, those that are inside the input for an output pixel, on average.
+    // How many taps of a kernel are inside the input for an output pixel, on average.
     double taps_inside() const {
         double inside = 1;
         for (int axis = 0; axis < kAxes; ++axis) {
             int64_t pixels = 0;
             for (int64_t tap = 0; tap < geometry.kernel_size[axis]; ++tap) {
-                const int64_t first = tap - geometry.padding[axis], step = geometry.stride[axis];
-                const int64_t begin = std::max<int64_t>(ceil_div(-first, step), 0);
-                const int64_t end = std::min(ceil_div(geometry.input[axis] - first, step), geometry.output[axis]);
-                pixels += std::max<int64_t>(end - begin, 0);
+                pixels += steps_inside(tap - geometry.padding[axis], geometry.stride[axis], geometry.input[axis],
+                                       geometry.output[axis])
+                              .count();
             }
             inside *= static_cast<double>(pixels) / static_cast<double>(std::max<int64_t>(geometry.output[axis], 1));
         }
@@ -85,7 +84,7 @@ struct Work {
 // A dense kernel: its elements and their taps, once for all pixels, then a convolution.
 Work construct_work(const Case& c) {
     const Geometry& geometry = c.geometry;
-    const double filters = c.out_channels() / c.pixels();
+    const double filters = c.out_channels_per_group() / c.pixels();
     const double made = c.is_kernel_made ? 0 : c.elements() * filters, added = made * c.touched_by_element();
     if (c.is_depthwise()) {
         return {c.is_faster_in_aten ? Route::depthwise_in_aten : Route::depthwise,
@@ -93,9 +92,9 @@ Work construct_work(const Case& c) {
                  c.calls()}};
     }
     const int64_t lanes = inner_loops<float>().lanes;
-    const bool is_fragmented =
-        geometry.groups > 1 && (geometry.in_channels % lanes != 0 || geometry.out_channels % lanes != 0);
-    const bool has_few_channels = geometry.groups == 1 && geometry.in_channels < lanes;
+    const bool is_fragmented = geometry.groups > 1 && (geometry.in_channels_per_group % lanes != 0 ||
+                                                       geometry.out_channels_per_group % lanes != 0);
+    const bool has_few_channels = geometry.groups == 1 && geometry.in_channels_per_group < lanes;
     const bool has_columns = std::ranges::max(geometry.padding) > kMostPaddingOfFastAten;
     return {is_fragmented                                     ? Route::aten_of_small_groups
             : has_few_channels                                ? Route::aten_of_few_channels
@@ -103,8 +102,8 @@ Work construct_work(const Case& c) {
             : has_columns                                     ? Route::aten_by_columns
             : geometry.kernel_size[2] > kLongestRowOfFastAten ? Route::aten_of_long_rows
                                                               : Route::aten,
-            {1, c.multiply_adds() * c.taps() * c.out_channels(), c.taps(), c.out_channels(), made, added, c.rows(),
-             c.calls()}};
+            {1, c.multiply_adds() * c.taps() * c.out_channels_per_group(), c.taps(), c.out_channels_per_group(), made,
+             added, c.rows(), c.calls()}};
 }
 
 // Tiles of the input, read once for every block of out channels (conv_direct.cpp), and their touched taps.
@@ -119,8 +118,8 @@ Work direct_work(const Case& c) {
         entries *= static_cast<double>(stride) * (1 + beyond);
     }
     const double blocks =
-        std::clamp(kDirectItems / static_cast<double>(geometry.groups), 1.0, std::max(c.out_channels(), 1.0));
-    const double listed = c.elements() * c.touched_by_element(), filters = c.out_channels() / c.pixels();
+        std::clamp(kDirectItems / static_cast<double>(geometry.groups), 1.0, std::max(c.out_channels_per_group(), 1.0));
+    const double listed = c.elements() * c.touched_by_element(), filters = c.out_channels_per_group() / c.pixels();
     const bool is_interleaved = interleaves_images(geometry);
     const Route route = geometry.stride[2] > 1 ? Route::direct_with_stride
                         : c.is_depthwise()     ? Route::direct_depthwise
@@ -130,8 +129,8 @@ Work direct_work(const Case& c) {
     const int64_t along = std::max<int64_t>(is_interleaved ? geometry.images : geometry.output[2], 1);
     const double lanes = static_cast<double>(round_up(along, inner_loops<float>().lanes)) / static_cast<double>(along);
     return {route,
-            {1, c.multiply_adds() * lanes * c.out_channels() * std::min(listed, c.taps()), entries * blocks,
-             lanes * c.out_channels(), c.elements() * filters, listed * filters, c.rows(), c.calls()}};
+            {1, c.multiply_adds() * lanes * c.out_channels_per_group() * std::min(listed, c.taps()), entries * blocks,
+             lanes * c.out_channels_per_group(), c.elements() * filters, listed * filters, c.rows(), c.calls()}};
 }
 
 Work im2col_work(const Case& c) {
@@ -145,10 +144,10 @@ Work im2col_work(const Case& c) {
         surplus *= 1 + (taps - 1) / static_cast<double>(std::max<int64_t>(tile[axis], 1));
     }
     // A tile of a group is set up, whatever its size.
-    const double group = 1 / (static_cast<double>(geometry.in_channels) * c.pixels());
+    const double group = 1 / (static_cast<double>(geometry.in_channels_per_group) * c.pixels());
     return {Route::im2col,
-            {1, c.elements() * c.out_channels(), c.elements(), c.elements() * multiply_adds, group,
-             c.elements() * c.out_channels() / c.pixels(), c.rows(), c.calls()}};
+            {1, c.elements() * c.out_channels_per_group(), c.elements(), c.elements() * multiply_adds, group,
+             c.elements() * c.out_channels_per_group() / c.pixels(), c.rows(), c.calls()}};
 }
 
 Work work(Method method, const Case& c) {
@@ -172,8 +171,8 @@ double estimate(Method method, const Case& c) {
 
 // A convolution as dcls_ops/_costs.py hands it over.
 struct Shape {
-    int64_t images, groups, in_channels, out_channels, kernel_count;  // channels of a group
-    int64_t spatial_axes, learned_axes, version, touched_taps;        // 0 touched taps: not known
+    int64_t images, groups, in_channels_per_group, out_channels_per_group, kernel_count;
+    int64_t spatial_axes, learned_axes, version, touched_taps;  // 0 touched taps: not known
     Axes input, output, kernel_size, stride, padding;
 };
 
@@ -187,8 +186,8 @@ Case case_of(const Shape& shape, Pass pass) {
            is_faster_in_aten(kernel_size, padding)};
     c.geometry.images = shape.images;
     c.geometry.groups = shape.groups;
-    c.geometry.in_channels = shape.in_channels;
-    c.geometry.out_channels = shape.out_channels;
+    c.geometry.in_channels_per_group = shape.in_channels_per_group;
+    c.geometry.out_channels_per_group = shape.out_channels_per_group;
     c.geometry.kernel_count = shape.kernel_count;
     c.geometry.first_axis = kAxes - static_cast<int>(shape.learned_axes);
     c.geometry.input = shape.input;
@@ -208,11 +207,9 @@ bool is_faster_in_aten(const IntList& kernel_size, const IntList& padding) {
 }
 
 double cost(Method method, const Convolution& convolution, Pass pass) {
-    const KernelArguments& kernel = convolution.kernel;
     const ConvArguments& arguments = convolution.arguments;
-    return estimate(method,
-                    Case{Geometry(kernel, arguments, batched(convolution.input, arguments)), kernel.version,
-                         arguments.touched_taps, pass, is_faster_in_aten(kernel.kernel_size, arguments.padding)});
+    return estimate(method, Case{convolution.geometry(), convolution.kernel.version, arguments.touched_taps, pass,
+                                 is_faster_in_aten(convolution.kernel.kernel_size, arguments.padding)});
 }
 
 }  // namespace dcls::cpu

@@ -7,7 +7,6 @@
 #pragma once
 
 #include "../conv.h"
-#include "../geometry.h"
 
 namespace dcls::cpu {
 

@@ -8,6 +8,7 @@
 #include "depthwise/correlation_loops.h"
 #include "direct/tap_loops.h"
 #include "factor_loops.h"
+#include "im2col/pass_loops.h"
 #include "outer_product_loops.h"
 #include "plane_loops.h"
 
@@ -21,6 +22,7 @@ struct InnerLoops {
     PlaneLoops<T> planes;
     CorrelationLoops<T> correlation;
     TapLoops<T> taps;
+    PassLoops<T> passes;
     std::array<FactorLoops<T>, kVersionCount> factors;
     std::array<OuterProductLoops<T>, kVersionCount> outer_products;
 };
@@ -31,7 +33,7 @@ struct AllInnerLoops {
     InnerLoops<double> of_double;
 };
 
-// Those of the best instruction set that the processor has, or of the one that the environment variable
+// The loops of the best instruction set that the processor has, or of the one that the environment variable
 // DCLS_CPU_CAPABILITY named when they were first asked for. Throws where that is none, or one that the processor lacks.
 const AllInnerLoops& all_inner_loops();
 

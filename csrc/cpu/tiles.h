@@ -31,7 +31,7 @@ class Tiling {
     }
 
     int64_t count() const { return splits_[0] * splits_[1] * splits_[2] * splits_[3]; }
-    // Of the largest tile.
+    // The pixels of the largest tile.
     int64_t max_pixels() const { return size_[0] * size_[1] * size_[2] * size_[3]; }
     int64_t images() const { return size_[0]; }
     Axes size() const { return {size_[1], size_[2], size_[3]}; }

@@ -1,4 +1,4 @@
-// One element of a kernel, as threads read it: its place along every axis, and its factors there.
+// One element of a kernel, as threads read it: its position along every axis, and its factors.
 #pragma once
 
 #include "../contraction.h"
@@ -13,12 +13,12 @@ struct Element {
     std::array<C, kAxes> position, sigma, inward;  // positions count from the first tap
     int first_axis;
 
-    __device__ Element(const Filters& filters, const Parameters<C>& parameters, int64_t place)
+    __device__ Element(const Filters& filters, const Parameters<C>& parameters, int64_t position_element)
         : position{}, sigma{}, inward{}, first_axis(filters.first_axis) {
 #pragma unroll
         for (int axis = 0; axis < kAxes; ++axis) {
             if (axis >= first_axis) {
-                const int64_t at = (axis - first_axis) * filters.places() + place;
+                const int64_t at = (axis - first_axis) * filters.position_elements() + position_element;
                 const int64_t extent = filters.extent[axis];
                 position[axis] = parameters.positions[at] + static_cast<C>(extent / 2);
                 sigma[axis] = has_sigma(version) ? parameters.sigma[at] : C(0);

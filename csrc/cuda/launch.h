@@ -58,7 +58,7 @@ class Launcher {
     cudaStream_t stream_ = nullptr;
 };
 
-// Of a tensor's device: 90 for 9.0.
+// The compute capability of a tensor's device: 90 for 9.0.
 inline int compute_capability(const Tensor& on) {
     int major = 0, minor = 0;
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, on.get_device_index()));

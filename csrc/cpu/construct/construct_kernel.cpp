@@ -1,11 +1,11 @@
 // Construction of dense kernels on the CPU.
 //
 // One filter (out channel, in channel) at a time: K(L_1 + .. + L_d) per-axis factors are tabulated
-// (inner_loops/factor_loops.h), then each element adds the outer product of its factors to the filter's L_1 x .. x L_d taps,
-// limited to the taps it touches (inner_loops/outer_product_loops.h). Backward contracts the filter's gradient with the same
-// factors. A filter belongs to one thread and its elements are visited in order, so results do not depend on the number
-// of threads; scratch memory is one filter's. Bound by the factors (exponentials for "gauss") at small kernels and by 1
-// (forward) or 3 (backward) multiply-adds per element and tap at large ones.
+// (inner_loops/factor_loops.h), then each element adds the outer product of its factors to the filter's L_1 x .. x L_d
+// taps, limited to the taps it touches (inner_loops/outer_product_loops.h). Backward contracts the filter's gradient
+// with the same factors. A filter belongs to one thread and its elements are visited in order, so results do not depend
+// on the number of threads; scratch memory is one filter's. Bound by the factors (exponentials for "gauss") at small
+// kernels and by 1 (forward) or 3 (backward) multiply-adds per element and tap at large ones.
 //
 // Every filter is treated as three-dimensional (filter_factors.h); backward skips missing axes.
 #include "construct_kernel.h"
@@ -28,7 +28,7 @@ void for_each_filter(const Filters& filters, const Parameters<T>& parameters, co
         FilterTables<version, T, with_derivatives> tables(filters, parameters);
         auto body = make_body();
         for (int64_t visit = begin; visit < end; ++visit) {
-            const int64_t out = filters.out_channels, in = filters.in_channels;
+            const int64_t out = filters.out_channels, in = filters.in_channels_per_group;
             const int64_t filter = filters.shared_positions ? visit % out * in + visit / out : visit;
             body(filter, tables.of(filter));
         }
@@ -48,7 +48,7 @@ void forward(const Filters& filters, const Parameters<T>& parameters, T* kernel)
 
 template <Version version, typename T>
 void backward(const Filters& filters, const T* grad_kernel, const Parameters<T>& parameters,
-              ParameterGradients<T>& gradients) {
+              ParameterGradientWriter<T>& gradients) {
     for_each_filter<version, T, true>(filters, parameters, [&] {
         return [&, contractor = Contractor<version, T>(filters)](int64_t filter, const auto& factors) mutable {
             gradients.template write<version>(filter, grad_kernel + filter * filters.tap_count, factors, contractor);
@@ -60,31 +60,29 @@ void backward(const Filters& filters, const T* grad_kernel, const Parameters<T>&
 
 Tensor construct_kernel(const Tensor& weight, const Tensor& positions, const OptionalTensor& sigma,
                         const KernelArguments& arguments) {
-    const ScalarType dtype = compute_dtype(weight);
-    const PreparedParameters prepared(weight, positions, sigma, dtype);
+    const PreparedParameters prepared(weight, positions, sigma);
     const Filters filters(arguments);
-    const Tensor kernel = empty(arguments.kernel_shape(), dtype, weight);
-    dispatch(arguments.version, dtype, [&]<Version version, typename T>() {
+    const Tensor kernel = empty(arguments.kernel_shape(), prepared.dtype, weight);
+    dispatch(arguments.version, prepared.dtype, [&]<Version version, typename T>() {
         forward<version, T>(filters, prepared.pointers<T>(), kernel.mutable_data_ptr<T>());
     });
     return kernel;
 }
 
-std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
-                                                             const Tensor& positions, const OptionalTensor& sigma,
-                                                             const KernelArguments& arguments,
-                                                             std::array<bool, 3> output_mask) {
-    const ScalarType dtype = compute_dtype(weight);
-    const PreparedParameters prepared(weight, positions, sigma, dtype);
-    const Tensor grad = contiguous(cast(grad_kernel, dtype));
+ParameterGradients<Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
+                                                     const Tensor& positions, const OptionalTensor& sigma,
+                                                     const KernelArguments& arguments,
+                                                     const ParameterGradients<bool>& wanted) {
+    const PreparedParameters prepared(weight, positions, sigma);
+    const Tensor grad = contiguous(cast(grad_kernel, prepared.dtype));
     const Filters filters(arguments);
-    std::array<Tensor, 3> result;
-    dispatch(arguments.version, dtype, [&]<Version version, typename T>() {
-        ParameterGradients<T> gradients(filters, prepared, output_mask);
+    ParameterGradients<Tensor> result;
+    dispatch(arguments.version, prepared.dtype, [&]<Version version, typename T>() {
+        ParameterGradientWriter<T> gradients(filters, prepared, wanted);
         backward<version, T>(filters, grad.const_data_ptr<T>(), prepared.pointers<T>(), gradients);
         result = gradients.take(weight.scalar_type());
     });
-    return {result[0], result[1], result[2]};
+    return result;
 }
 
 }  // namespace dcls::cpu

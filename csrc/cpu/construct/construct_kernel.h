@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../../checks.h"
+#include "../../gradients.h"
 
 namespace dcls::cpu {
 
@@ -9,11 +10,10 @@ namespace dcls::cpu {
 Tensor construct_kernel(const Tensor& weight, const Tensor& positions, const OptionalTensor& sigma,
                         const KernelArguments& arguments);
 
-// Gradients for (weight, positions, sigma) in their dtype, each without elements where output_mask is false.
-// grad_kernel may have any dtype.
-std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
-                                                             const Tensor& positions, const OptionalTensor& sigma,
-                                                             const KernelArguments& arguments,
-                                                             std::array<bool, 3> output_mask);
+// Gradients in the parameters' dtype. grad_kernel may have any dtype.
+ParameterGradients<Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
+                                                     const Tensor& positions, const OptionalTensor& sigma,
+                                                     const KernelArguments& arguments,
+                                                     const ParameterGradients<bool>& wanted);
 
 }  // namespace dcls::cpu

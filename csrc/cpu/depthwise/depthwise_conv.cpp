@@ -16,13 +16,11 @@
 // small ones (costs.cpp has both).
 #include "depthwise_conv.h"
 
-#include "../../aten_convolution.h"
+#include "../../memory_format.h"
 #include "../../parameters.h"
 #include "../aligned_vector.h"
-#include "../sum_over_pixels.h"
-#include "../instruction_set.h"
-#include "../parallel.h"
-#include "../planes.h"
+#include "../bias_gradient.h"
+#include "row_plan.h"
 
 namespace dcls::cpu {
 namespace {
@@ -36,35 +34,9 @@ constexpr int64_t kSmallestTile = 256;
 // Every box of taps gathers the images anew, which takes as long as about so many taps.
 constexpr int64_t kSmallestBox = 40;
 
-// Pixels of all planes of a tensor.
-struct View {
-    void* data;
-    Storage storage;
-    int64_t first = 0, image_stride, channel_stride;
-    Axes size, stride;
-
-    // Of images (N, C, *spatial), or of kernels (C, 1, *spatial), which are the same for every image.
-    enum class Kind { images, kernels };
-
-    View(const Tensor& tensor, Kind kind)
-        : data(tensor.data_ptr()),
-          storage(storage_of(tensor.scalar_type())),
-          image_stride(kind == Kind::images ? tensor.stride(0) : 0),
-          channel_stride(tensor.stride(kind == Kind::images ? 1 : 0)),
-          size(three_axes({tensor.sizes().begin() + 2, tensor.sizes().end()}, 1)),
-          stride(three_axes({tensor.strides().begin() + 2, tensor.strides().end()}, 0)) {}
-
-    // Keeps `count` pixels along an axis, from `begin` on in steps.
-    void select(int axis, int64_t begin, int64_t count, int64_t step = 1) {
-        first += count > 0 ? begin * stride[axis] : 0;
-        size[axis] = count;
-        stride[axis] *= step;
-    }
-};
-
 // result[r] = sum over a of kernel[a] * source[r * result_step + a * kernel_step - padding].
 struct Operation {
-    View result, kernel, source;
+    Planes result, kernel, source;
     Axes result_step, kernel_step, padding;
 
     void select_results(int axis, int64_t begin, int64_t count) {
@@ -93,15 +65,19 @@ struct Operation {
     // Leaves out taps that meet no source, and what of the source meets no tap.
     void crop() {
         for (int axis = 0; axis < kAxes; ++axis) {
-            const int64_t reach = (result.size[axis] - 1) * result_step[axis];
-            const int64_t first_tap = std::max<int64_t>(ceil_div(padding[axis] - reach, kernel_step[axis]), 0);
-            const int64_t last_tap =
-                std::min(floor_div(source.size[axis] - 1 + padding[axis], kernel_step[axis]), kernel.size[axis] - 1);
-            select_kernel(axis, first_tap, std::max<int64_t>(last_tap + 1 - first_tap, 0));
-            const int64_t begin = std::clamp<int64_t>(-padding[axis], 0, source.size[axis]);
-            const int64_t end = reach + (kernel.size[axis] - 1) * kernel_step[axis] - padding[axis] + 1;
-            select_source(axis, begin, std::max<int64_t>(std::min(end, source.size[axis]) - begin, 0));
+            // From what the first result meets at a tap to what the last one does.
+            const int64_t results = (result.size[axis] - 1) * result_step[axis];
+            const Steps taps = steps_inside(results - padding[axis], kernel_step[axis], source.size[axis] + results,
+                                            kernel.size[axis]);
+            select_kernel(axis, taps.begin, taps.count());
+            const int64_t met = results + (kernel.size[axis] - 1) * kernel_step[axis] + 1;
+            const Steps sources = steps_inside(padding[axis], 1, met, source.size[axis]);
+            select_source(axis, sources.begin, sources.count());
         }
+    }
+
+    RowShape row_shape() const {
+        return {result.size[2], kernel.size[2], source.size[2], result_step[2], kernel_step[2], padding[2]};
     }
 
     bool is_empty() const {
@@ -109,86 +85,13 @@ struct Operation {
     }
 };
 
-// How rows are computed (correlation_loops.h).
-class RowPlanner {
- public:
-    RowPlanner(const Operation& operation, Held held, int64_t in_block) : held_(held) {
-        const int64_t result_step = operation.result_step[2];
-        const int64_t taps = operation.kernel.size[2], kernel_step = operation.kernel_step[2];
-        const int64_t pixels = operation.source.size[2], padding = operation.padding[2];
-        // Those that meet anything.
-        const int64_t first_result = std::max<int64_t>(ceil_div(padding - (taps - 1) * kernel_step, result_step), 0);
-        const int64_t last_result =
-            std::min(floor_div(pixels - 1 + padding, result_step), operation.result.size[2] - 1);
-        const int64_t results = std::max<int64_t>(last_result + 1 - first_result, 0);
-        const int64_t nearest = (results + in_block / 2) / in_block;
-        const int64_t count = std::min(std::max<int64_t>(nearest, 1), results);
-        for (int64_t b = 0; b < count; ++b) {
-            const int64_t first = first_result + results * b / count;
-            const int64_t last = first_result + results * (b + 1) / count - 1;
-            // What the first and the last result of the block read, at the kernel's first tap.
-            const int64_t low = first * result_step - padding, high = last * result_step - padding;
-            if (held == Held::kernel) {
-                const int64_t begin = std::max<int64_t>(ceil_div(-high, kernel_step), 0);
-                const int64_t end = std::min(floor_div(pixels - 1 - low, kernel_step) + 1, taps);
-                add({first, last - first + 1, begin, end}, low + begin * kernel_step, high + (end - 1) * kernel_step,
-                    pixels);
-            } else {
-                const int64_t begin = std::max<int64_t>(low, 0), end = std::min(high + taps, pixels);
-                add({first, last - first + 1, begin, end}, begin - high, end - 1 - low, taps);
-            }
-        }
-    }
-
-    // Multiply-adds of a row of results with one row of kernel and source.
-    int64_t cost() const {
-        int64_t cost = 0;
-        for (const RowBlock& block : blocks_) {
-            cost += block.count * (block.end - block.begin);
-        }
-        return cost;
-    }
-    // Zeros at the ends of rows of an operand.
-    int64_t before(Held operand) const { return operand == held_ ? 0 : before_; }
-    int64_t after(Held operand) const { return operand == held_ ? 0 : after_; }
-    int64_t zeros(Held operand) const { return before(operand) + after(operand); }
-
-    RowPlan plan() const { return {held_, before_, after_, blocks_.data(), static_cast<int64_t>(blocks_.size())}; }
-
- private:
-    // A block that reads entries `lowest` to `highest` of the other operand, which has `entries`.
-    void add(const RowBlock& block, int64_t lowest, int64_t highest, int64_t entries) {
-        if (block.begin < block.end) {
-            blocks_.push_back(block);
-            before_ = std::max(before_, -lowest);
-            after_ = std::max(after_, highest - (entries - 1));
-        }
-    }
-
-    Held held_;
-    int64_t before_ = 0, after_ = 0;
-    std::vector<RowBlock> blocks_;
-};
-
-// The cheaper way. To hold the source, the other operand's entries must follow each other.
-RowPlanner plan_rows(const Operation& operation, int64_t in_block) {
-    RowPlanner hold_kernel(operation, Held::kernel, in_block);
-    if (operation.kernel_step[2] == 1) {
-        RowPlanner hold_source(operation, Held::source, in_block);
-        if (hold_source.cost() < hold_kernel.cost()) {
-            return hold_source;
-        }
-    }
-    return hold_kernel;
-}
-
 // An operation on some of the results or of the kernel, ready to run.
 struct Part {
     Operation operation;
     RowPlanner rows;
 
     Part(const Operation& operation_, int64_t in_block)
-        : operation(cropped(operation_)), rows(plan_rows(operation, in_block)) {}
+        : operation(cropped(operation_)), rows(plan_rows(operation.row_shape(), in_block)) {}
 
  private:
     static Operation cropped(Operation operation) {
@@ -204,36 +107,36 @@ struct Lanes {
     static constexpr int64_t kPlanes = kBufferAlignment / sizeof(T);
     static_assert(kPlanes <= kMostPlanes);
 
-    int64_t images, channels, channels_together, images_together;
+    int64_t images, channels, block_channels, block_images;
 
     Lanes(int64_t images_, int64_t channels_) : images(images_), channels(channels_) {
-        channels_together = std::clamp<int64_t>(channels, 1, kPlanes);
-        images_together = std::clamp<int64_t>(kPlanes / channels_together, 1, std::max<int64_t>(images, 1));
+        block_channels = std::clamp<int64_t>(channels, 1, kPlanes);
+        block_images = std::clamp<int64_t>(kPlanes / block_channels, 1, std::max<int64_t>(images, 1));
     }
 
-    int64_t first_channel(int64_t channel_block) const { return channel_block * channels_together; }
+    int64_t first_channel(int64_t channel_block) const { return channel_block * block_channels; }
     int64_t channels_in(int64_t channel_block) const {
-        return std::min(channels_together, channels - first_channel(channel_block));
+        return std::min(block_channels, channels - first_channel(channel_block));
     }
-    int64_t channel_blocks() const { return ceil_div(channels, channels_together); }
-    int64_t image_blocks() const { return ceil_div(images, images_together); }
+    int64_t channel_blocks() const { return ceil_div(channels, block_channels); }
+    int64_t image_blocks() const { return ceil_div(images, block_images); }
 
-    LanePlanes planes(const View& view, int64_t channel_block, int64_t image_block) const {
-        const int64_t first_image = image_block * images_together;
-        return planes(view, channel_block, first_image, std::min(images_together, images - first_image));
+    LanePlanes take(const Planes& planes, int64_t channel_block, int64_t image_block) const {
+        const int64_t first_image = image_block * block_images;
+        return take(planes, channel_block, first_image, std::min(block_images, images - first_image));
     }
-    // Of kernels, which have no images.
-    LanePlanes planes(const View& view, int64_t channel_block) const { return planes(view, channel_block, 0, 1); }
+    // The planes of kernels, which have no images.
+    LanePlanes take(const Planes& planes, int64_t channel_block) const { return take(planes, channel_block, 0, 1); }
 
  private:
-    LanePlanes planes(const View& view, int64_t channel_block, int64_t first_image, int64_t block_images) const {
-        const int64_t block_channels = channels_in(channel_block);
-        LanePlanes planes{view.data, view.storage, block_channels * block_images, {}, view.size, view.stride};
-        for (int64_t plane = 0; plane < planes.count; ++plane) {
-            planes.first[plane] = view.first + (first_image + plane / block_channels) * view.image_stride +
-                                  (first_channel(channel_block) + plane % block_channels) * view.channel_stride;
+    LanePlanes take(const Planes& planes, int64_t channel_block, int64_t first_image, int64_t image_count) const {
+        const int64_t channel_count = channels_in(channel_block);
+        LanePlanes lanes{planes.data, planes.storage, channel_count * image_count, {}, planes.size, planes.stride};
+        for (int64_t lane = 0; lane < lanes.count; ++lane) {
+            lanes.first[lane] =
+                planes.entry(first_image + lane / channel_count, first_channel(channel_block) + lane % channel_count);
         }
-        return planes;
+        return lanes;
     }
 };
 
@@ -245,7 +148,7 @@ class Correlator {
 
     // Results (pixels, lanes) for every vector of an item, each the bias of its channel, or 0.
     void start_results(int64_t pixels, int64_t channel_block, const T* bias) {
-        const int64_t planes = lanes_.channels_in(channel_block) * lanes_.images_together;
+        const int64_t planes = lanes_.channels_in(channel_block) * lanes_.block_images;
         results_.resize(ceil_div(planes, loops_.lanes), pixels * loops_.lanes);
         std::fill_n(results_.vector(0), results_.vectors * results_.vector_size, T(0));
         if (bias == nullptr) {
@@ -274,8 +177,8 @@ class Correlator {
         const Operation& o = part.operation;
         for (int64_t v = 0; v < sources_.vectors; ++v) {
             loops_.correlation.correlate({results_.vector(v), kernels_.vector(v), sources_.vector(v), o.result.size,
-                                        o.kernel.size, o.source.size, o.result_step, o.kernel_step, o.padding,
-                                        part.rows.plan()});
+                                          o.kernel.size, o.source.size, o.result_step, o.kernel_step, o.padding,
+                                          part.rows.plan()});
         }
     }
 
@@ -294,11 +197,11 @@ class Correlator {
         }
     };
 
-    void load(const View& view, const RowPlanner& rows, Held operand, int64_t channel_block, int64_t image_block,
-              Buffer& buffer) {
-        const LanePlanes planes = lanes_.planes(view, channel_block, image_block);
-        const int64_t row = view.size[2] + rows.zeros(operand);
-        buffer.resize(ceil_div(planes.count, loops_.lanes), view.size[0] * view.size[1] * row * loops_.lanes);
+    void load(const Planes& operand_planes, const RowPlanner& rows, Held operand, int64_t channel_block,
+              int64_t image_block, Buffer& buffer) {
+        const LanePlanes planes = lanes_.take(operand_planes, channel_block, image_block);
+        const int64_t row = planes.size[2] + rows.zeros(operand);
+        buffer.resize(ceil_div(planes.count, loops_.lanes), planes.size[0] * planes.size[1] * row * loops_.lanes);
         loops_.planes.gather(planes, rows.before(operand), rows.after(operand), buffer.vector(0));
     }
 
@@ -341,7 +244,7 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
             const int64_t image_block = item % lanes.image_blocks(), outer = item / lanes.image_blocks();
             const int64_t channel_block = outer / part_count;
             const Part& part = parts[outer % part_count];
-            const View& result = part.operation.result;
+            const Planes& result = part.operation.result;
             correlator.start_results(product(result.size), channel_block, bias);
             if (!part.operation.is_empty()) {
                 if (outer != loaded) {
@@ -351,7 +254,7 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
                 correlator.load_source(part, channel_block, image_block);
                 correlator.run(part);
             }
-            correlator.store_results(lanes.planes(result, channel_block, image_block));
+            correlator.store_results(lanes.take(result, channel_block, image_block));
         };
     });
 }
@@ -395,9 +298,9 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
                 }
             }
             // The planes of the first image take those of the others.
-            const LanePlanes planes = lanes.planes(box.result, channel_block);
+            const LanePlanes planes = lanes.take(box.result, channel_block);
             for (int64_t tap = 0; tap < box_taps; ++tap) {
-                for (int64_t plane = planes.count; plane < planes.count * lanes.images_together; ++plane) {
+                for (int64_t plane = planes.count; plane < planes.count * lanes.block_images; ++plane) {
                     correlator.result(plane % planes.count, tap) += correlator.result(plane, tap);
                 }
             }
@@ -409,8 +312,8 @@ void correlate_over_images(const Operation& operation, int64_t images, int64_t c
 // The correlations that make up the input's gradient: one for each remainder of a padded input pixel by the stride, of
 // those that there are.
 template <typename T>
-void correlate_back(const View& grad_output, const View& kernel, const View& grad_input, const ConvArguments& arguments,
-                    int64_t images, int64_t channels) {
+void correlate_back(const Planes& grad_output, const Planes& kernel, const Planes& grad_input,
+                    const ConvArguments& arguments, int64_t images, int64_t channels) {
     const Axes stride = three_axes(arguments.stride, 1), padding = three_axes(arguments.padding, 0);
     Axes phases{};  // the first pixel of each
     for (int axis = 0; axis < kAxes; ++axis) {
@@ -434,57 +337,48 @@ void correlate_back(const View& grad_output, const View& kernel, const View& gra
 }  // namespace
 
 bool is_depthwise(const Tensor& input, const Tensor& kernel, const ConvArguments& arguments) {
-    const int64_t in_channels = input.size(arguments.batched ? 1 : 0);
-    return arguments.groups == in_channels && kernel.size(0) == in_channels;
+    return arguments.groups == input.size(1) && kernel.size(0) == input.size(1);
 }
 
 Tensor depthwise_conv(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
                       const ConvArguments& arguments) {
-    const Tensor batched_input = batched(input, arguments);
     const ScalarType dtype = compute_dtype(input);
-    const Tensor wide_bias = bias.has_value() ? contiguous(cast(*bias, dtype)) : not_computed(dtype, input);
-    const Tensor output =
-        empty_in_format(arguments.batched_output_shape(), batched_input, memory_format_like(batched_input));
-    const Operation operation{View(output, View::Kind::images),
-                              View(kernel, View::Kind::kernels),
-                              View(batched_input, View::Kind::images),
-                              three_axes(arguments.stride, 1),
-                              {1, 1, 1},
-                              three_axes(arguments.padding, 0)};
+    const PreparedBias prepared_bias(bias, dtype);
+    const Tensor output = empty_in_format_of(input, arguments.batched_output_shape());
+    const Operation operation{Planes(output), Planes::of_kernels(kernel),
+                              Planes(input),  three_axes(arguments.stride, 1),
+                              {1, 1, 1},      three_axes(arguments.padding, 0)};
     dispatch_compute_dtype(dtype, [&]<typename T>() {
-        correlate_images<T>(operation, output.size(0), output.size(1),
-                            bias.has_value() ? wide_bias.const_data_ptr<T>() : nullptr);
+        correlate_images<T>(operation, output.size(0), output.size(1), prepared_bias.pointer<T>());
     });
-    return unbatched(output, arguments);
+    return output;
 }
 
-std::array<Tensor, 3> depthwise_conv_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
-                                              const ConvArguments& arguments, std::array<bool, 3> output_mask) {
-    const auto [needs_input, needs_kernel, needs_bias] = output_mask;
-    const Tensor batched_input = batched(input, arguments), batched_grad = batched(grad_output, arguments);
-    const ScalarType dtype = compute_dtype(input), input_dtype = input.scalar_type();
-    const int64_t images = batched_input.size(0), channels = batched_input.size(1);
-    Tensor grad_input = needs_input
-                            ? empty_in_format(sizes(batched_input), batched_input, memory_format_like(batched_input))
-                            : not_computed(input_dtype, input);
-    const Tensor grad_kernel = needs_kernel ? empty(sizes(kernel), dtype, input) : not_computed(dtype, input);
-    const View grad_output_view(batched_grad, View::Kind::images);
+DenseGradients<Tensor> depthwise_conv_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                               const ConvArguments& arguments, const DenseGradients<bool>& wanted) {
+    const ScalarType dtype = compute_dtype(input);
+    const int64_t images = input.size(0), channels = input.size(1);
+    const Tensor grad_input =
+        wanted.input ? empty_in_format_of(input, sizes(input)) : not_computed(input.scalar_type(), input);
+    const Tensor grad_kernel = empty_if(wanted.kernel, sizes(kernel), dtype, input);
+    const Planes grad_output_planes(grad_output);
 
     dispatch_compute_dtype(dtype, [&]<typename T>() {
-        if (needs_input) {
-            correlate_back<T>(grad_output_view, View(kernel, View::Kind::kernels), View(grad_input, View::Kind::images),
-                              arguments, images, channels);
+        if (wanted.input) {
+            correlate_back<T>(grad_output_planes, Planes::of_kernels(kernel), Planes(grad_input), arguments, images,
+                              channels);
         }
-        if (needs_kernel) {
-            const Operation operation{View(grad_kernel, View::Kind::kernels),  grad_output_view,
-                                      View(batched_input, View::Kind::images), {1, 1, 1},
-                                      three_axes(arguments.stride, 1),         three_axes(arguments.padding, 0)};
+        if (wanted.kernel) {
+            const Operation operation{Planes::of_kernels(grad_kernel),
+                                      grad_output_planes,
+                                      Planes(input),
+                                      {1, 1, 1},
+                                      three_axes(arguments.stride, 1),
+                                      three_axes(arguments.padding, 0)};
             correlate_over_images<T>(operation, images, channels);
         }
     });
-    const Tensor grad_bias =
-        needs_bias ? cast(sum_over_pixels(batched_grad, dtype), input_dtype) : not_computed(input_dtype, input);
-    return {needs_input ? unbatched(grad_input, arguments) : grad_input, grad_kernel, grad_bias};
+    return {grad_input, grad_kernel, bias_gradient(wanted.bias, grad_output, dtype)};
 }
 
 }  // namespace dcls::cpu

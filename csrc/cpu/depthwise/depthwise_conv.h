@@ -3,8 +3,7 @@
 #pragma once
 
 #include "../../checks.h"
-
-#include <array>
+#include "../../gradients.h"
 
 namespace dcls::cpu {
 
@@ -15,8 +14,8 @@ bool is_depthwise(const Tensor& input, const Tensor& kernel, const ConvArguments
 Tensor depthwise_conv(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
                       const ConvArguments& arguments);
 
-// Gradients for (input, kernel, bias); the kernel's is not rounded to half types.
-std::array<Tensor, 3> depthwise_conv_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
-                                              const ConvArguments& arguments, std::array<bool, 3> output_mask);
+// The kernel's gradient is not rounded to half types.
+DenseGradients<Tensor> depthwise_conv_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                               const ConvArguments& arguments, const DenseGradients<bool>& wanted);
 
 }  // namespace dcls::cpu

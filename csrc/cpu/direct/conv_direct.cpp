@@ -18,9 +18,8 @@
 // Bound by the sums (inner_loops/tap_loops.h).
 #include "conv_direct.h"
 
-#include "../../aten_convolution.h"
-#include "../sum_over_pixels.h"
-#include "../parallel.h"
+#include "../../memory_format.h"
+#include "../bias_gradient.h"
 #include "../parameter_gradients.h"
 #include "touched_taps.h"
 
@@ -42,8 +41,8 @@ constexpr int64_t kSmallestTile = 512;
 
 // Groups of an item: of a channels_last tensor as many as have a cache line's worth of channels, which are copied at
 // once, as long as every thread gets an item of a group's `items`. Each group's sums are the same for any number.
-int64_t groups_at_once(const Geometry& geometry, int64_t together, int64_t items, const Side& one, const Side& other) {
-    if (together > 1 || !(one.planes.is_channels_last() || other.planes.is_channels_last())) {
+int64_t groups_at_once(const Geometry& geometry, int64_t bundle, int64_t items, const Side& one, const Side& other) {
+    if (bundle > 1 || !(one.planes.is_channels_last() || other.planes.is_channels_last())) {
         return 1;
     }
     const int64_t channels = std::max<int64_t>({one.channels, other.channels, 1});
@@ -59,49 +58,48 @@ struct Problem {
     Filters filters;
     Parameters<T> parameters;
     Axes reach;
-    int64_t together;  // images that are interleaved
+    int64_t bundle;  // images of one (boxes.h)
 
-    Problem(const Convolution& convolution, const Tensor& batched_input, const PreparedParameters& prepared)
-        : geometry(convolution.kernel, convolution.arguments, batched_input),
+    Problem(const Convolution& convolution, const PreparedParameters& prepared)
+        : geometry(convolution.geometry()),
           filters(convolution.kernel),
           parameters(prepared.pointers<T>()),
           reach(reach_of(geometry)),
-          together(interleaves_images(geometry) ? inner_loops<T>().lanes : 1) {}
+          bundle(interleaves_images(geometry) ? inner_loops<T>().lanes : 1) {}
 
-    // Images, or groups of those that are interleaved.
-    int64_t images() const { return ceil_div(geometry.images, together); }
-    // What a tile has of them along each axis.
-    Axes entries_of(const Tile& tile) const { return {tile.size[0], tile.size[1], tile.size[2] * together}; }
+    int64_t bundles() const { return ceil_div(geometry.images, bundle); }
+    // What a tile has of one along each axis.
+    Axes entries_of(const Tile& tile) const { return {tile.size[0], tile.size[1], tile.size[2] * bundle}; }
 
     const T* weight(int64_t filter) const { return parameters.weight + filter * filters.kernel_count; }
 
     // Between channels of a group.
     int64_t filter(int64_t group, int64_t out_channel, int64_t in_channel) const {
-        return (group * geometry.out_channels + out_channel) * geometry.in_channels + in_channel;
+        return (group * geometry.out_channels_per_group + out_channel) * geometry.in_channels_per_group + in_channel;
     }
 };
 
-// Tiles of pixels in grids, of at most `most` pixels: parts of an image, or as many whole ones as have windows that
+// Tiles of pixels in phases, of at most `most` pixels: parts of a bundle, or as many whole ones as have windows that
 // fit.
 template <typename T>
 Tiling make_tiles(const Problem<T>& problem, const Axes& extent, const Side& source, int64_t most) {
-    const int64_t image = product(extent);
-    if (image > 0 && image < most) {
-        const int64_t window = box_layout<T>(1, problem.together, source.grid_count(), extent, problem.reach).image;
-        most = image * std::clamp<int64_t>(kWindowEntries / window, 1, most / image);
+    const int64_t pixels = product(extent);
+    if (pixels > 0 && pixels < most) {
+        const int64_t window = box_layout<T>(1, problem.bundle, source.phase_count(), extent, problem.reach).bundle;
+        most = pixels * std::clamp<int64_t>(kWindowEntries / window, 1, most / pixels);
     }
-    return {0, problem.images(), extent, most};
+    return {0, problem.bundles(), extent, most};
 }
 
-// Channels of a side that are together in `entries`, out of those of a group.
+// Channels of a side, out of those of a group, that fit `entries`.
 int64_t channels_within(int64_t entries, const Layout& layout, const Side& side) {
     return std::clamp<int64_t>(entries / std::max<int64_t>(layout.channel, 1), 1, side.channels);
 }
 
 // The pixels that taps reach from a tile's.
-Tile window_of(Tile tile, const Axes& reach, Direction direction) {
+Tile window_of(Tile tile, const Axes& reach, Pass pass) {
     for (int axis = 0; axis < kAxes; ++axis) {
-        tile.begin[axis] -= direction == Direction::back ? reach[axis] : 0;
+        tile.begin[axis] -= pass == Pass::backward ? reach[axis] : 0;
         tile.size[axis] += reach[axis];
     }
     return tile;
@@ -112,19 +110,19 @@ template <typename T>
 class Sum {
  public:
     const Problem<T>& problem;
-    const Direction direction;
+    const Pass pass;
     const Side &source, &result;
     const Tiling tiles;
     const int64_t item_groups;
     int64_t window_channels, block_channels, blocks;  // sources read together, results of a block
 
-    Sum(const Problem<T>& problem_, Direction direction_, const Side& source_, const Side& result_)
+    Sum(const Problem<T>& problem_, Pass pass_, const Side& source_, const Side& result_)
         : problem(problem_),
-          direction(direction_),
+          pass(pass_),
           source(source_),
           result(result_),
           tiles(cut_into_tiles()),
-          item_groups(groups_at_once(problem.geometry, problem.together, tiles.count(), source, result)) {
+          item_groups(groups_at_once(problem.geometry, problem.bundle, tiles.count(), source, result)) {
         if (item_groups > 1) {
             window_channels = source.channels;
             block_channels = result.channels;
@@ -146,19 +144,19 @@ class Sum {
 
  private:
     void choose_channels() {
-        const int64_t images = tiles.images(), axes = kAxes - problem.geometry.first_axis;
+        const int64_t bundles = tiles.images(), axes = kAxes - problem.geometry.first_axis;
         const int64_t taps = problem.geometry.kernel_count << axes;  // at least two an axis
-        const Layout window = box_layout<T>(images, problem.together, source.grid_count(), tiles.size(), problem.reach);
-        const Layout results = box_layout<T>(images, problem.together, result.grid_count(), tiles.size(), {});
+        const Layout window = box_layout<T>(bundles, problem.bundle, source.phase_count(), tiles.size(), problem.reach);
+        const Layout results = box_layout<T>(bundles, problem.bundle, result.phase_count(), tiles.size(), {});
         window_channels = std::min(channels_within(kWindowEntries, window, source), ceil_div(kTapsAtOnce, taps));
         const int64_t planes = problem.geometry.groups * tiles.count() * result.channels;
         block_channels = std::min(channels_within(kResultEntries, results, result), ceil_div(planes, kDirectItems));
         block_channels = std::max<int64_t>(block_channels, 1);
     }
 
-    // The first pixel of grids that is not padding in all of them, and the last.
+    // The first pixel of phases that is not padding in all of them, and the last.
     int64_t first_pixel(int axis) const {
-        const int64_t padding = result.padding[axis] - (result.grids[axis] - 1);
+        const int64_t padding = result.padding[axis] - (result.phases[axis] - 1);
         return padding > 0 ? ceil_div(padding, result.stride[axis]) : 0;
     }
     int64_t last_pixel(int axis) const {
@@ -171,10 +169,9 @@ class Sum {
             extent[axis] = std::max<int64_t>(last_pixel(axis) + 1 - first_pixel(axis), 0);
         }
         const Geometry& geometry = problem.geometry;
-        const int64_t grids = result.grid_count();
-        const int64_t results = geometry.images * geometry.groups * result.channels * grids * product(extent);
-        const int64_t most =
-            std::clamp(results / kDirectItems, kSmallestTile, kTilePixels) / (grids * problem.together);
+        const int64_t phases = result.phase_count();
+        const int64_t results = geometry.images * geometry.groups * result.channels * phases * product(extent);
+        const int64_t most = std::clamp(results / kDirectItems, kSmallestTile, kTilePixels) / (phases * problem.bundle);
         return make_tiles(problem, extent, source, std::max<int64_t>(most, 1));
     }
 };
@@ -187,12 +184,12 @@ class SumWorker {
         : sum_(sum),
           bias_(bias),
           tables_(sum.problem.filters, sum.problem.parameters),
-          window_(sum.source, sum.item_groups * sum.window_channels, sum.tiles.images(), sum.problem.together,
+          window_(sum.source, sum.item_groups * sum.window_channels, sum.tiles.images(), sum.problem.bundle,
                   sum.tiles.size(), sum.problem.reach),
-          results_(sum.result, sum.item_groups * sum.block_channels, sum.tiles.images(), sum.problem.together,
+          results_(sum.result, sum.item_groups * sum.block_channels, sum.tiles.images(), sum.problem.bundle,
                    sum.tiles.size(), {}),
-          taps_(sum.problem.geometry, sum.direction, is_forward() ? sum.source : sum.result, window_.layout(),
-                sum.problem.together) {}
+          taps_(sum.problem.geometry, sum.pass, is_forward() ? sum.source : sum.result, window_.layout(),
+                sum.problem.bundle) {}
 
     void operator()(int64_t item) {
         const Tile tile = sum_.tile(item % sum_.tiles.count());
@@ -222,11 +219,11 @@ class SumWorker {
         int64_t all() const { return groups * channels; }
     };
 
-    bool is_forward() const { return sum_.direction == Direction::forward; }
+    bool is_forward() const { return sum_.pass == Pass::forward; }
 
     void add_sources(int64_t first, int64_t count, const Tile& tile, const Block& block) {
         window_.load(block.group * sum_.source.channels + first, block.groups * count,
-                     window_of(tile, sum_.problem.reach, sum_.direction));
+                     window_of(tile, sum_.problem.reach, sum_.pass));
         for (int64_t c = 0; c < block.all(); ++c) {
             const int64_t group = c / block.channels, result = block.first + c % block.channels;
             taps_.clear();
@@ -237,10 +234,10 @@ class SumWorker {
                 taps_.add(s, tables_.of(filter), sum_.problem.weight(filter));
             }
             taps_.drop_zeros();
-            for (int64_t grid = 0; grid < sum_.result.grid_count(); ++grid) {
-                loops_.add_taps({tile.images, sum_.problem.entries_of(tile), results_.at(c, grid),
+            for (int64_t phase = 0; phase < sum_.result.phase_count(); ++phase) {
+                loops_.add_taps({tile.images, sum_.problem.entries_of(tile), results_.at(c, phase),
                                  window_.at(group * count, 0), results_.layout(), window_.layout()},
-                                taps_.list(grid));
+                                taps_.list(phase));
             }
         }
     }
@@ -254,9 +251,8 @@ class SumWorker {
 };
 
 template <Version version, typename T>
-void sum_over_taps(const Problem<T>& problem, Direction direction, const Side& source, const Side& result,
-                   const T* bias) {
-    const Sum<T> sum(problem, direction, source, result);
+void sum_over_taps(const Problem<T>& problem, Pass pass, const Side& source, const Side& result, const T* bias) {
+    const Sum<T> sum(problem, pass, source, result);
     for_each_item(sum.items(), [&] { return SumWorker<version, T>(sum, bias); });
 }
 
@@ -275,8 +271,8 @@ class FilterCorrelation {
         : problem(problem_),
           input(input_),
           output(output_),
-          tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels / problem.together)),
-          item_groups(groups_at_once(problem.geometry, problem.together, 1, input, output)) {
+          tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels / problem.bundle)),
+          item_groups(groups_at_once(problem.geometry, problem.bundle, 1, input, output)) {
         if (item_groups > 1) {
             in_channels = input.channels;
             out_channels = output.channels;
@@ -290,10 +286,10 @@ class FilterCorrelation {
 
  private:
     void choose_channels() {
-        const int64_t images = tiles.images(), together = problem.together;
-        const Layout windows = box_layout<T>(images, together, input.grid_count(), tiles.size(), problem.reach);
+        const int64_t bundles = tiles.images(), bundle = problem.bundle;
+        const Layout windows = box_layout<T>(bundles, bundle, input.phase_count(), tiles.size(), problem.reach);
         in_channels = channels_within(kWindowEntries, windows, input);
-        out_channels = channels_within(kResultEntries, box_layout<T>(images, together, 1, tiles.size(), {}), output);
+        out_channels = channels_within(kResultEntries, box_layout<T>(bundles, bundle, 1, tiles.size(), {}), output);
         count_blocks();
         while (items() < kDirectItems && std::max(in_channels, out_channels) > 1) {
             int64_t& larger = in_channels > out_channels ? in_channels : out_channels;
@@ -311,16 +307,14 @@ class FilterCorrelation {
 template <Version version, typename T>
 class CorrelationWorker {
  public:
-    CorrelationWorker(const FilterCorrelation<T>& correlation, ParameterGradients<T>& gradients)
+    CorrelationWorker(const FilterCorrelation<T>& correlation, ParameterGradientWriter<T>& gradients)
         : correlation_(correlation),
           problem_(correlation.problem),
           gradients_(gradients),
           tables_(problem_.filters, problem_.parameters),
           window_(boxes(correlation.input, correlation.item_groups * correlation.in_channels, problem_.reach)),
           grad_output_(boxes(correlation.output, correlation.item_groups * correlation.out_channels, {})),
-          touched_(problem_.geometry, Direction::forward, correlation.input, window_.layout(), problem_.together),
-          taps_(correlation.item_groups * correlation.out_channels),
-          numbers_(correlation.item_groups * correlation.out_channels),
+          touched_(problem_.geometry, Pass::forward, correlation.input, window_.layout(), problem_.bundle),
           contractor_(problem_.filters),
           grad_taps_(problem_.filters.tap_count) {}
 
@@ -333,6 +327,7 @@ class CorrelationWorker {
         block.first_out = item / c.in_blocks % c.out_blocks * c.out_channels;
         block.ins = std::min(c.in_channels, c.input.channels - block.first_in);
         block.outs = std::min(c.out_channels, c.output.channels - block.first_out);
+        taps_.clear();
         for (int64_t out = 0; out < block.all_outs(); ++out) {
             list_taps(block, out);
         }
@@ -355,7 +350,7 @@ class CorrelationWorker {
     };
 
     Boxes<T> boxes(const Side& side, int64_t channels, const Axes& reach) const {
-        return {side, channels, correlation_.tiles.images(), problem_.together, correlation_.tiles.size(), reach};
+        return {side, channels, correlation_.tiles.images(), problem_.bundle, correlation_.tiles.size(), reach};
     }
 
     // Out channels are counted through the block's groups.
@@ -363,63 +358,45 @@ class CorrelationWorker {
         return problem_.filter(block.group + out / block.outs, block.first_out + out % block.outs, block.first_in + in);
     }
 
-    // The taps that lead to an out channel, each with a gradient of 0 as its coefficient.
+    // The taps that lead to an out channel.
     void list_taps(const Block& block, int64_t out) {
         touched_.clear();
-        numbers_[out].clear();
         for (int64_t in = 0; in < block.ins; ++in) {
             const int64_t number = filter(block, out, in);
             touched_.add(in, tables_.of(number), problem_.weight(number));
-            numbers_[out].push_back(touched_.numbers());
         }
-        taps_[out] = touched_.entries(0);
-        for (Tap<T>& tap : taps_[out]) {
-            tap.coefficients = {};
-        }
+        taps_.push_back(touched_.gradients());
     }
 
     void visit(const Block& block, const Tile& tile) {
         const Geometry& geometry = problem_.geometry;
-        window_.load(block.group * geometry.in_channels + block.first_in, block.groups * block.ins,
-                     window_of(tile, problem_.reach, Direction::forward));
-        grad_output_.load(block.group * geometry.out_channels + block.first_out, block.all_outs(), tile);
+        window_.load(block.group * geometry.in_channels_per_group + block.first_in, block.groups * block.ins,
+                     window_of(tile, problem_.reach, Pass::forward));
+        grad_output_.load(block.group * geometry.out_channels_per_group + block.first_out, block.all_outs(), tile);
         for (int64_t out = 0; out < block.all_outs(); ++out) {
             loops_.correlate_taps(
                 {tile.images, problem_.entries_of(tile), grad_output_.at(out, 0),
                  window_.at(out / block.outs * block.ins, 0), grad_output_.layout(), window_.layout()},
-                touched_.as_list(taps_[out]));
+                taps_[out].list());
         }
     }
 
     // From the gradients of the taps of an out channel's filters to those of their elements.
     void contract(const Block& block, int64_t out) {
-        auto tap = taps_[out].begin();
-        for (int64_t in = 0; in < block.ins; ++in) {
-            const std::vector<int32_t>& numbers = numbers_[out][in];
-            // The second of each first: without pairs it is the same tap.
-            for (const int32_t number : numbers) {
-                grad_taps_[number + touched_.second()] = tap->coefficients[1];
-                grad_taps_[number] = tap->coefficients[0];
-                ++tap;
-            }
-            const int64_t in_tensor = filter(block, out, in);
-            gradients_.template write<version>(in_tensor, grad_taps_.data(), tables_.of(in_tensor), contractor_);
-            for (const int32_t number : numbers) {
-                grad_taps_[number + touched_.second()] = T(0);
-                grad_taps_[number] = T(0);
-            }
-        }
+        taps_[out].for_each_filter(grad_taps_.data(), [&](int64_t in) {
+            const int64_t number = filter(block, out, in);
+            gradients_.template write<version>(number, grad_taps_.data(), tables_.of(number), contractor_);
+        });
     }
 
     const FilterCorrelation<T>& correlation_;
     const TapLoops<T>& loops_ = inner_loops<T>().taps;
     const Problem<T>& problem_;
-    ParameterGradients<T>& gradients_;
+    ParameterGradientWriter<T>& gradients_;
     FilterTables<version, T, true> tables_;
     Boxes<T> window_, grad_output_;
     TouchedTaps<T> touched_;
-    std::vector<std::vector<Tap<T>>> taps_;                   // by out channel
-    std::vector<std::vector<std::vector<int32_t>>> numbers_;  // in the filters, by out and in channel
+    std::vector<TapGradients<T>> taps_;  // by out channel
     Contractor<version, T> contractor_;
     std::vector<T> grad_taps_;  // of a filter, 0 where no element touches it
 };
@@ -443,56 +420,43 @@ bool interleaves_images(const Geometry& geometry) {
 }
 
 Tensor conv_direct(const Convolution& convolution, const OptionalTensor& bias) {
-    const auto& [input, weight, positions, sigma, kernel_arguments, arguments] = convolution;
-    const Tensor batched_input = batched(input, arguments);
-    const ScalarType dtype = compute_dtype(weight);
-    const PreparedParameters prepared(weight, positions, sigma, dtype);
-    const OptionalTensor wide_bias = bias.has_value() ? OptionalTensor(contiguous(cast(*bias, dtype))) : std::nullopt;
-    const Tensor output =
-        empty_in_format(arguments.batched_output_shape(), batched_input, memory_format_like(batched_input));
-    dispatch(kernel_arguments.version, dtype, [&]<Version version, typename T>() {
-        const Problem<T> problem(convolution, batched_input, prepared);
-        const Side input_side = Side::of_input(problem.geometry, batched_input);
+    const PreparedParameters prepared = convolution.parameters();
+    const PreparedBias prepared_bias(bias, prepared.dtype);
+    const Tensor output = empty_in_format_of(convolution.input, convolution.arguments.batched_output_shape());
+    dispatch(convolution.kernel.version, prepared.dtype, [&]<Version version, typename T>() {
+        const Problem<T> problem(convolution, prepared);
+        const Side input_side = Side::of_input(problem.geometry, convolution.input);
         const Side output_side = Side::of_output(problem.geometry, output);
-        sum_over_taps<version, T>(problem, Direction::forward, input_side, output_side,
-                                  wide_bias.has_value() ? wide_bias->const_data_ptr<T>() : nullptr);
+        sum_over_taps<version, T>(problem, Pass::forward, input_side, output_side, prepared_bias.pointer<T>());
     });
-    return unbatched(output, arguments);
+    return output;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Tensor& grad_output,
-                                                                        const Convolution& convolution,
-                                                                        const std::array<bool, 5>& output_mask) {
-    const auto& [input, weight, positions, sigma, kernel_arguments, arguments] = convolution;
-    const auto [needs_input, needs_weight, needs_positions, needs_sigma, needs_bias] = output_mask;
-    const Tensor batched_input = batched(input, arguments), batched_grad_output = batched(grad_output, arguments);
-    const ScalarType dtype = compute_dtype(weight), input_dtype = input.scalar_type();
-    const PreparedParameters prepared(weight, positions, sigma, dtype);
-    Tensor grad_input = needs_input
-                            ? empty_in_format(sizes(batched_input), batched_input, memory_format_like(batched_input))
-                            : not_computed(input_dtype, input);
-    const Tensor grad_bias = needs_bias ? sum_over_pixels(batched_grad_output, dtype) : not_computed(dtype, weight);
-    std::array<Tensor, 3> grad_parameters;
+ConvGradients<Tensor> conv_direct_backward(const Tensor& grad_output, const Convolution& convolution,
+                                           const ConvGradients<bool>& wanted) {
+    const Tensor& input = convolution.input;
+    const PreparedParameters prepared = convolution.parameters();
+    Tensor grad_input =
+        wanted.input ? empty_in_format_of(input, sizes(input)) : not_computed(input.scalar_type(), input);
+    ParameterGradients<Tensor> grad_parameters = parameters_not_computed(convolution.weight);
 
-    dispatch(kernel_arguments.version, dtype, [&]<Version version, typename T>() {
-        const Problem<T> problem(convolution, batched_input, prepared);
-        const Side output_side = Side::of_output(problem.geometry, batched_grad_output);
-        if (needs_input) {
+    dispatch(convolution.kernel.version, prepared.dtype, [&]<Version version, typename T>() {
+        const Problem<T> problem(convolution, prepared);
+        const Side output_side = Side::of_output(problem.geometry, grad_output);
+        if (wanted.input) {
             zero_(grad_input);  // no output pixel may have read some of it
-            sum_over_taps<version, T>(problem, Direction::back, output_side,
+            sum_over_taps<version, T>(problem, Pass::backward, output_side,
                                       Side::of_input(problem.geometry, grad_input), nullptr);
         }
-        ParameterGradients<T> gradients(problem.filters, prepared, {needs_weight, needs_positions, needs_sigma});
-        if (gradients.any()) {
-            const Side input_side = Side::of_input(problem.geometry, batched_input);
+        if (any(wanted.parameters)) {
+            ParameterGradientWriter<T> gradients(problem.filters, prepared, wanted.parameters);
+            const Side input_side = Side::of_input(problem.geometry, input);
             const FilterCorrelation<T> correlation(problem, input_side, output_side);
             for_each_item(correlation.items(), [&] { return CorrelationWorker<version, T>(correlation, gradients); });
+            grad_parameters = gradients.take(convolution.weight.scalar_type());
         }
-        grad_parameters = gradients.take(weight.scalar_type());
     });
-    const auto& [grad_weight, grad_positions, grad_sigma] = grad_parameters;
-    return {needs_input ? unbatched(grad_input, arguments) : grad_input, grad_weight, grad_positions, grad_sigma,
-            cast(grad_bias, input_dtype)};
+    return {grad_input, grad_parameters, bias_gradient(wanted.bias, grad_output, prepared.dtype)};
 }
 
 }  // namespace dcls::cpu

@@ -2,14 +2,14 @@
 #pragma once
 
 #include "../../conv.h"
-#include "../../geometry.h"
+#include "../../gradients.h"
 
 namespace dcls::cpu {
 
 // How finely work is cut where there is enough of it: into this many items at least.
 constexpr int64_t kDirectItems = 16;
 
-// How far the taps reach, in pixels of a grid.
+// How far the taps reach, in pixels of a phase.
 inline Axes reach_of(const Geometry& geometry) {
     Axes reach{};
     for (int axis = 0; axis < kAxes; ++axis) {
@@ -23,9 +23,7 @@ bool interleaves_images(const Geometry& geometry);
 
 Tensor conv_direct(const Convolution& convolution, const OptionalTensor& bias);
 
-// Gradients for (input, weight, positions, sigma, bias), each without elements where output_mask is false.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Tensor& grad_output,
-                                                                        const Convolution& convolution,
-                                                                        const std::array<bool, 5>& output_mask);
+ConvGradients<Tensor> conv_direct_backward(const Tensor& grad_output, const Convolution& convolution,
+                                           const ConvGradients<bool>& wanted);
 
 }  // namespace dcls::cpu

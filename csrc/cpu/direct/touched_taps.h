@@ -1,49 +1,87 @@
 // Filters as lists of the taps that their elements touch.
 #pragma once
 
+#include "../filter_factors.h"
 #include "boxes.h"
 #include "conv_direct.h"
-#include "../filter_factors.h"
 
 namespace dcls::cpu {
 
-// From which side results are summed: from the input to the output, or back.
-enum class Direction { forward, back };
+// The gradients of listed taps, and where in their filters they belong.
+template <typename T>
+class TapGradients {
+ public:
+    // taps: of some filters one after the other, each with as many entries as it has `numbers`; an entry has the taps
+    // `number` and `number + second` of its filter. The coefficients become 0.
+    TapGradients(std::vector<Tap<T>> taps, std::vector<std::vector<int32_t>> numbers, int64_t second, Pairing pairing)
+        : taps_(std::move(taps)), numbers_(std::move(numbers)), second_(second), pairing_(pairing) {
+        for (Tap<T>& tap : taps_) {
+            tap.coefficients = {};
+        }
+    }
+
+    TapList<T> list() { return {taps_.data(), static_cast<int64_t>(taps_.size()), pairing_}; }
+
+    // Calls body(number of the filter) with grad_taps set to the gradient of each filter's taps in turn; they are 0
+    // before and after.
+    template <typename Body>
+    void for_each_filter(T* grad_taps, const Body& body) const {
+        const Tap<T>* tap = taps_.data();
+        for (size_t filter = 0; filter < numbers_.size(); ++filter) {
+            // The second of each first: without pairs it is the same tap.
+            for (const int32_t number : numbers_[filter]) {
+                grad_taps[number + second_] = tap->coefficients[1];
+                grad_taps[number] = tap->coefficients[0];
+                ++tap;
+            }
+            body(static_cast<int64_t>(filter));
+            for (const int32_t number : numbers_[filter]) {
+                grad_taps[number + second_] = T(0);
+                grad_taps[number] = T(0);
+            }
+        }
+    }
+
+ private:
+    std::vector<Tap<T>> taps_;
+    std::vector<std::vector<int32_t>> numbers_;
+    int64_t second_;
+    Pairing pairing_;
+};
 
 // The taps that lead from a channel of results to some source channels, with the sum of what the elements of a filter
-// add to them. A list for each grid of results: back, taps of different grids add to different grids; forward they read
-// from different grids.
+// add to them. A list for each phase of results: back, taps of different phases add to different phases; forward they
+// read from different phases.
 //
-// Where neighbouring taps along some axis are of one grid, and elements touch both, taps are listed in pairs along it:
-// of rows, an element of two as one pair for each of its columns. Elements share the entries that both have. A tap may
-// be in two entries then.
+// Where neighbouring taps along some axis are of one phase, and elements touch both, taps are listed in pairs along it:
+// of rows, an element of two as one pair for each of its pixels in a row. Elements share the entries that both have. A
+// tap may be in two entries then.
 template <typename T>
 class TouchedTaps {
  public:
-    // window: the layout of the sources, with so many images together.
-    TouchedTaps(const Geometry& geometry, Direction direction, const Side& input, const Layout& window,
-                int64_t together)
+    // window: the layout of the sources; bundle: images of one.
+    TouchedTaps(const Geometry& geometry, Pass pass, const Side& input, const Layout& window, int64_t bundle)
         : extent_(geometry.kernel_size),
           kernel_count_(geometry.kernel_count),
           channel_(window.channel),
-          is_forward_(direction == Direction::forward),
-          pairing_(choose_pairing(geometry, together)),
+          is_forward_(pass == Pass::forward),
+          pairing_(choose_pairing(geometry, bundle)),
           paired_axis_(pairing_ == Pairing::pixels ? 2 : 1),
           other_axis_(3 - paired_axis_),
           number_step_{extent_[1] * extent_[2], extent_[2], 1},
-          second_offset_(pairing_ == Pairing::rows ? window.row : together),
-          places_(extent_[0] * extent_[1] * extent_[2], kNone),
-          lists_(is_forward_ ? 1 : input.grid_count()),
+          second_offset_(pairing_ == Pairing::rows ? window.row : bundle),
+          entries_(extent_[0] * extent_[1] * extent_[2], kNone),
+          lists_(is_forward_ ? 1 : input.phase_count()),
           pairings_(lists_.size(), pairing_) {
-        const std::array<int64_t, kAxes> step{window.plane, window.row, together};
+        const std::array<int64_t, kAxes> step{window.plane, window.row, bundle};
         const Axes reach = reach_of(geometry);
         for (int axis = 0; axis < kAxes; ++axis) {
             for (int64_t tap = 0; tap < extent_[axis]; ++tap) {
                 const int64_t stride = geometry.stride[axis], pixel = tap / stride;
-                const int64_t grid = tap % stride * input.grid_step(axis);
-                offsets_[axis].push_back(is_forward_ ? grid * window.grid + pixel * step[axis]
+                const int64_t phase = tap % stride * input.phase_step(axis);
+                offsets_[axis].push_back(is_forward_ ? phase * window.phase + pixel * step[axis]
                                                      : (reach[axis] - pixel) * step[axis]);
-                grids_[axis].push_back(is_forward_ ? 0 : grid);
+                phases_[axis].push_back(is_forward_ ? 0 : phase);
             }
         }
     }
@@ -52,31 +90,32 @@ class TouchedTaps {
         for (std::vector<Tap<T>>& list : lists_) {
             list.clear();
         }
+        numbers_.clear();
     }
 
     // Adds the taps of the filter that leads to a source channel, whose elements have these factors and weights.
     template <Version version, bool with_derivatives>
     void add(int64_t source, const FilterFactors<version, T, with_derivatives>& factors, const T* weight) {
-        numbers_.clear();
+        numbers_.emplace_back();
         for (int64_t k = 0; k < kernel_count_; ++k) {
             const AxisFactors<T>* axes = factors.element(k);
             add_outer_product(source, axes, weight[k] / normalisation<version>(sums(axes)));
         }
-        for (const int32_t number : numbers_) {
-            places_[number] = kNone;
+        for (const int32_t number : numbers_.back()) {
+            entries_[number] = kNone;
         }
     }
 
     // Where positions are integers, most touched taps have a factor of 0: they are left out, and so is the pairing, if
     // it leaves every pair with one tap.
     void drop_zeros() {
-        for (size_t grid = 0; grid < lists_.size(); ++grid) {
-            std::vector<Tap<T>>& list = lists_[grid];
+        for (size_t phase = 0; phase < lists_.size(); ++phase) {
+            std::vector<Tap<T>>& list = lists_[phase];
             std::erase_if(list,
                           [](const Tap<T>& tap) { return tap.coefficients[0] == T(0) && tap.coefficients[1] == T(0); });
             const bool has_pairs = std::ranges::any_of(
                 list, [](const Tap<T>& tap) { return tap.coefficients[0] != T(0) && tap.coefficients[1] != T(0); });
-            pairings_[grid] = has_pairs ? pairing_ : Pairing::none;
+            pairings_[phase] = has_pairs ? pairing_ : Pairing::none;
             for (Tap<T>& tap : list) {
                 if (!has_pairs && tap.coefficients[0] == T(0)) {
                     tap = {tap.offset + second_offset_, {tap.coefficients[1], T(0)}};
@@ -85,22 +124,19 @@ class TouchedTaps {
         }
     }
 
-    TapList<T> list(int64_t grid) {
-        return {lists_[grid].data(), static_cast<int64_t>(lists_[grid].size()), pairings_[grid]};
+    TapList<T> list(int64_t phase) {
+        return {lists_[phase].data(), static_cast<int64_t>(lists_[phase].size()), pairings_[phase]};
     }
-    TapList<T> as_list(std::vector<Tap<T>>& taps) const {
-        return {taps.data(), static_cast<int64_t>(taps.size()), pairing_};
+
+    // For the gradients of all that were added; forward.
+    TapGradients<T> gradients() const {
+        return {lists_[0], numbers_, is_paired() ? number_step_[paired_axis_] : 0, pairing_};
     }
-    const std::vector<Tap<T>>& entries(int64_t grid) const { return lists_[grid]; }
-    // In the filter, the first tap of each entry that the filter added last has; forward, in the order of the list.
-    const std::vector<int32_t>& numbers() const { return numbers_; }
-    // From the first tap of an entry to the second; 0 if there is none.
-    int64_t second() const { return is_paired() ? number_step_[paired_axis_] : 0; }
 
  private:
     static constexpr int32_t kNone = -1;
 
-    static Pairing choose_pairing(const Geometry& geometry, int64_t together) {
+    static Pairing choose_pairing(const Geometry& geometry, int64_t bundle) {
         const auto is_pairable = [&](int axis) {
             return geometry.first_axis <= axis && geometry.kernel_size[axis] > 1 && geometry.stride[axis] == 1 &&
                    geometry.output[axis] > 1;
@@ -109,7 +145,7 @@ class TouchedTaps {
             return Pairing::rows;
         }
         const bool is_one_row = geometry.kernel_size[1] == 1 && geometry.output[1] == 1;
-        return together > 1 && is_one_row && is_pairable(2) ? Pairing::pixels : Pairing::none;
+        return bundle > 1 && is_one_row && is_pairable(2) ? Pairing::pixels : Pairing::none;
     }
 
     bool is_paired() const { return pairing_ != Pairing::none; }
@@ -124,7 +160,7 @@ class TouchedTaps {
         for (int64_t z = axes[0].range.begin; z < axes[0].range.end; ++z) {
             for (int64_t tap = begin; tap < range.end; tap += in_entry) {
                 const int64_t first = std::min(tap, extent_[paired_axis_] - in_entry);
-                // Of both; 0 where the element does not touch, or has added to before.
+                // What both taps multiply by; 0 where the element does not touch, or has added to before.
                 std::array<T, 2> scales{};
                 for (int64_t t = std::max(tap, range.begin); t < std::min(first + in_entry, range.end); ++t) {
                     scales[t - first] = scale * axes[0].value[z] * paired.value[t];
@@ -135,26 +171,26 @@ class TouchedTaps {
                     std::swap(scales[0], scales[1]);
                 }
                 add_entries(source * channel_ + offsets_[0][z] + offsets_[paired_axis_][reads_first],
-                            grids_[0][z] + grids_[paired_axis_][first],
+                            phases_[0][z] + phases_[paired_axis_][first],
                             z * number_step_[0] + first * number_step_[paired_axis_], axes[other_axis_], scales);
             }
         }
     }
 
     // Entries along the other axis, from tap `number` of the filter on.
-    void add_entries(int64_t offset, int64_t grid, int64_t number, const AxisFactors<T>& axis,
+    void add_entries(int64_t offset, int64_t phase, int64_t number, const AxisFactors<T>& axis,
                      const std::array<T, 2>& scales) {
         for (int64_t tap = axis.range.begin; tap < axis.range.end; ++tap) {
-            std::vector<Tap<T>>& list = lists_[grid + grids_[other_axis_][tap]];
+            std::vector<Tap<T>>& list = lists_[phase + phases_[other_axis_][tap]];
             const int64_t tap_number = number + tap * number_step_[other_axis_];
-            int32_t& place = places_[tap_number];
-            if (place == kNone) {
-                place = static_cast<int32_t>(list.size());
+            int32_t& entry = entries_[tap_number];
+            if (entry == kNone) {
+                entry = static_cast<int32_t>(list.size());
                 list.push_back({offset + offsets_[other_axis_][tap], {}});
-                numbers_.push_back(static_cast<int32_t>(tap_number));
+                numbers_.back().push_back(static_cast<int32_t>(tap_number));
             }
             for (int i = 0; i < 2; ++i) {
-                list[place].coefficients[i] += scales[i] * axis.value[tap];
+                list[entry].coefficients[i] += scales[i] * axis.value[tap];
             }
         }
     }
@@ -163,12 +199,12 @@ class TouchedTaps {
     int64_t kernel_count_, channel_;
     bool is_forward_;
     Pairing pairing_;
-    int paired_axis_, other_axis_;                             // the last two
-    Axes number_step_;                                         // of a tap's number in the filter
-    int64_t second_offset_;                                    // from where the first of a pair reads to the second
-    std::array<std::vector<int64_t>, kAxes> offsets_, grids_;  // of a tap: the sum over the axes
-    std::vector<int32_t> places_;                              // in the lists, of every tap of the filter
-    std::vector<int32_t> numbers_;
+    int paired_axis_, other_axis_;                              // the last two
+    Axes number_step_;                                          // of a tap's number in the filter
+    int64_t second_offset_;                                     // from where a pair's first tap reads to the second
+    std::array<std::vector<int64_t>, kAxes> offsets_, phases_;  // of a tap: the sum over the axes
+    std::vector<int32_t> entries_;                              // of every tap of a filter, in the lists
+    std::vector<std::vector<int32_t>> numbers_;                 // by filter, of the first tap of each entry
     std::vector<std::vector<Tap<T>>> lists_;
     std::vector<Pairing> pairings_;  // of the lists
 };

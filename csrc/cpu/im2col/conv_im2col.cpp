@@ -16,10 +16,9 @@
 // Bound by the matrix product where O/g is large, by the interpolation where it is small.
 #include "conv_im2col.h"
 
-#include "../../aten_convolution.h"
-#include "../sum_over_pixels.h"
+#include "../../memory_format.h"
+#include "../bias_gradient.h"
 #include "../filter_factors.h"
-#include "../parallel.h"
 #include "passes.h"
 
 namespace dcls::cpu {
@@ -38,15 +37,16 @@ constexpr int64_t kSmallestBlock = 64;
 // Pixels of a tile, for that many tiles or more where there are pixels enough.
 int64_t tile_pixels(const Geometry& geometry, int64_t wanted_tiles) {
     const int64_t pixels = geometry.images * product(geometry.output);
-    const int64_t most = std::min(kTilePixels, kTileEntries / std::max(geometry.kernel_count, geometry.out_channels));
+    const int64_t most =
+        std::min(kTilePixels, kTileEntries / std::max(geometry.kernel_count, geometry.out_channels_per_group));
     return std::max<int64_t>(1, std::min(most, std::max(kSmallestTile, ceil_div(pixels, wanted_tiles))));
 }
 
 // In channels whose columns for a tile fit the buffer; all blocks of a group are about as large.
 int64_t block_channels(const Geometry& geometry, int64_t pixels) {
     const int64_t entries = std::max<int64_t>(pixels, 1) * geometry.kernel_count;
-    const int64_t most = std::clamp<int64_t>(kTileEntries / entries, 1, geometry.in_channels);
-    return ceil_div(geometry.in_channels, ceil_div(geometry.in_channels, most));
+    const int64_t most = std::clamp<int64_t>(kTileEntries / entries, 1, geometry.in_channels_per_group);
+    return ceil_div(geometry.in_channels_per_group, ceil_div(geometry.in_channels_per_group, most));
 }
 
 // A rows x columns matrix in a buffer that may be larger.
@@ -63,7 +63,7 @@ Tensor block(Tensor matrix, int64_t first_row, int64_t rows, int64_t first_colum
 template <typename T>
 struct Problem {
     Geometry geometry;
-    Filters filters;  // positions are those of an in channel's place in its group
+    Filters filters;
     Parameters<T> parameters;
     Planes input;
     Tensor weight;           // (O, (I/g) K), each element's divided by its normalisation
@@ -71,26 +71,26 @@ struct Problem {
 
     Tensor buffer(int64_t entries) const { return empty({entries}, weight.scalar_type(), weight); }
 
-    // Of one group and a block of in channels.
+    // The weights of one group and a block of in channels.
     Tensor block_weight(int64_t group, int64_t first_channel, int64_t channels) const {
-        return block(weight, group * geometry.out_channels, geometry.out_channels,
+        return block(weight, group * geometry.out_channels_per_group, geometry.out_channels_per_group,
                      first_channel * geometry.kernel_count, channels * geometry.kernel_count);
     }
 };
 
 template <Version version, typename T>
-Problem<T> make_problem(const Geometry& geometry, const KernelArguments& arguments, const Tensor& input,
-                        const PreparedParameters& prepared) {
+Problem<T> make_problem(const Convolution& convolution, const PreparedParameters& prepared) {
     const Tensor& weight = prepared.weight;
+    const Geometry geometry = convolution.geometry();
     const int64_t out_channels = weight.size(0), elements = geometry.elements();
     Problem<T> problem{geometry,
-                       Filters(arguments),
+                       Filters(convolution.kernel),
                        prepared.pointers<T>(),
-                       Planes(input),
+                       Planes(convolution.input),
                        empty({out_channels, elements}, weight.scalar_type(), weight),
                        std::vector<T>(elements)};
     FilterTables<version, T, false> tables(problem.filters, problem.parameters);
-    for (int64_t i = 0; i < geometry.in_channels; ++i) {
+    for (int64_t i = 0; i < geometry.in_channels_per_group; ++i) {
         const auto& factors = tables.of(i);
         for (int64_t k = 0; k < geometry.kernel_count; ++k) {
             problem.inverse[i * geometry.kernel_count + k] = T(1) / normalisation<version>(sums(factors.element(k)));
@@ -124,7 +124,7 @@ class ForwardWorker {
           window_(geometry_),
           passes_(geometry_),
           columns_(problem.buffer(block_channels_ * geometry_.kernel_count * tiles.max_pixels())),
-          result_(problem.buffer(geometry_.out_channels * tiles.max_pixels())) {}
+          result_(problem.buffer(geometry_.out_channels_per_group * tiles.max_pixels())) {}
 
     void operator()(int64_t item) {
         const int64_t group = item / tiles_.count();
@@ -133,15 +133,16 @@ class ForwardWorker {
         if (pixels == 0) {
             return;
         }
-        const Tensor result = matrix(result_, geometry_.out_channels, pixels);
-        for (int64_t first = 0; first < geometry_.in_channels; first += block_channels_) {
-            const int64_t channels = std::min(block_channels_, geometry_.in_channels - first);
+        const Tensor result = matrix(result_, geometry_.out_channels_per_group, pixels);
+        for (int64_t first = 0; first < geometry_.in_channels_per_group; first += block_channels_) {
+            const int64_t channels = std::min(block_channels_, geometry_.in_channels_per_group - first);
             fill_columns(tile, group, first, channels);
             cpu_matrix_product(problem_.block_weight(group, first, channels),
                                matrix(columns_, channels * geometry_.kernel_count, pixels), first > 0, result);
         }
         T* row = result.template mutable_data_ptr<T>();
-        for (int64_t o = group * geometry_.out_channels; o < (group + 1) * geometry_.out_channels; ++o, row += pixels) {
+        for (int64_t o = group * geometry_.out_channels_per_group; o < (group + 1) * geometry_.out_channels_per_group;
+             ++o, row += pixels) {
             for (int64_t p = 0; bias_ != nullptr && p < pixels; ++p) {
                 row[p] += bias_[o];
             }
@@ -155,7 +156,7 @@ class ForwardWorker {
         for (int64_t i = first; i < first + channels; ++i) {
             const auto& factors = tables_.of(i);
             if (window_.fit(tile, factors)) {
-                window_.load(problem_.input, tile, group * geometry_.in_channels + i);
+                window_.load(problem_.input, tile, group * geometry_.in_channels_per_group + i);
             }
             for (int64_t k = 0; k < geometry_.kernel_count; ++k, column += tile.pixels()) {
                 passes_.begin(tile, factors.element(k));
@@ -178,11 +179,15 @@ class ForwardWorker {
 
 // Which gradients are asked for, and what they need.
 struct Wanted {
-    bool input, weight, positions, sigma;
+    bool input, weight, contractions;
 
-    bool contractions() const { return positions || sigma; }
-    bool columns() const { return weight || contractions(); }
-    bool grad_columns() const { return input || contractions(); }
+    explicit Wanted(const ConvGradients<bool>& wanted)
+        : input(wanted.input),
+          weight(wanted.parameters.weight),
+          contractions(wanted.parameters.positions || wanted.parameters.sigma) {}
+
+    bool columns() const { return weight || contractions; }
+    bool grad_columns() const { return input || contractions; }
 };
 
 // How the backward pass is cut: into groups, blocks of in channels, and chunks of images.
@@ -192,9 +197,9 @@ struct Cut {
     explicit Cut(const Geometry& geometry) : max_pixels(tile_pixels(geometry, 1)) {
         const int64_t wanted_blocks = ceil_div(kItems, geometry.groups * std::max<int64_t>(geometry.images, 1));
         const int64_t smallest = ceil_div(kSmallestBlock, geometry.kernel_count);
-        channels = std::min(std::max(smallest, ceil_div(geometry.in_channels, wanted_blocks)),
+        channels = std::min(std::max(smallest, ceil_div(geometry.in_channels_per_group, wanted_blocks)),
                             block_channels(geometry, max_pixels));
-        blocks = ceil_div(geometry.in_channels, channels);
+        blocks = ceil_div(geometry.in_channels_per_group, channels);
         const int64_t wanted_chunks = std::max<int64_t>(1, kItems / (geometry.groups * blocks));
         images = ceil_div(geometry.images, wanted_chunks);
         chunks = images == 0 ? 0 : ceil_div(geometry.images, images);
@@ -209,7 +214,7 @@ struct ChunkSums {
 
     ChunkSums(const Problem<T>& problem, const Cut& cut, const Wanted& wanted) {
         const Geometry& geometry = problem.geometry;
-        const int64_t rows = cut.chunks * geometry.groups * geometry.out_channels;
+        const int64_t rows = cut.chunks * geometry.groups * geometry.out_channels_per_group;
         weight = matrix(problem.buffer(wanted.weight ? rows * geometry.elements() : 0), wanted.weight ? rows : 0,
                         geometry.elements());
         contractions.resize(cut.chunks * geometry.groups * geometry.elements());
@@ -236,14 +241,14 @@ class BackwardWorker {
           passes_(geometry_),
           columns_(buffer(wanted.columns() ? cut.channels * geometry_.kernel_count : 0)),
           grad_columns_(buffer(wanted.grad_columns() ? cut.channels * geometry_.kernel_count : 0)),
-          grad_(buffer(geometry_.out_channels)) {}
+          grad_(buffer(geometry_.out_channels_per_group)) {}
 
     void operator()(int64_t item) {
         group_ = item % geometry_.groups;
         block_ = item / geometry_.groups % cut_.blocks;
         chunk_ = item / (geometry_.groups * cut_.blocks);
         first_channel_ = block_ * cut_.channels;
-        channels_ = std::min(cut_.channels, geometry_.in_channels - first_channel_);
+        channels_ = std::min(cut_.channels, geometry_.in_channels_per_group - first_channel_);
         const int64_t first_image = chunk_ * cut_.images;
         const Tiling tiles(first_image, std::min(cut_.images, geometry_.images - first_image), geometry_.output,
                            cut_.max_pixels);
@@ -260,15 +265,16 @@ class BackwardWorker {
     void visit(const Tile& tile, bool is_first) {
         const int64_t pixels = tile.pixels(), rows = channels_ * geometry_.kernel_count;
         load_grad_output(tile);
-        const Tensor grad = matrix(grad_, geometry_.out_channels, pixels);
+        const Tensor grad = matrix(grad_, geometry_.out_channels_per_group, pixels);
         if (wanted_.grad_columns()) {
             Tensor weight = problem_.block_weight(group_, first_channel_, channels_);
             cpu_matrix_product(transpose(weight, 0, 1), grad, false, matrix(grad_columns_, rows, pixels));
         }
         pass_back(tile);
         if (wanted_.weight) {
-            const Tensor sum = block(sums_.weight, (chunk_ * geometry_.groups + group_) * geometry_.out_channels,
-                                     geometry_.out_channels, first_channel_ * geometry_.kernel_count, rows);
+            const Tensor sum =
+                block(sums_.weight, (chunk_ * geometry_.groups + group_) * geometry_.out_channels_per_group,
+                      geometry_.out_channels_per_group, first_channel_ * geometry_.kernel_count, rows);
             Tensor columns = matrix(columns_, rows, pixels);
             cpu_matrix_product(grad, transpose(columns, 0, 1), !is_first, sum);
         }
@@ -277,7 +283,7 @@ class BackwardWorker {
     void load_grad_output(const Tile& tile) {
         T* row = grad_.template mutable_data_ptr<T>();
         const int64_t pixels = tile.pixels();
-        for (int64_t o = group_ * geometry_.out_channels; o < (group_ + 1) * geometry_.out_channels;
+        for (int64_t o = group_ * geometry_.out_channels_per_group; o < (group_ + 1) * geometry_.out_channels_per_group;
              ++o, row += pixels) {
             grad_output_.read(o, tile, row);
         }
@@ -288,7 +294,7 @@ class BackwardWorker {
         T* column = columns_.template mutable_data_ptr<T>();
         const T* grad_column = grad_columns_.template const_data_ptr<T>();
         for (int64_t i = first_channel_; i < first_channel_ + channels_; ++i) {
-            const int64_t channel = group_ * geometry_.in_channels + i;
+            const int64_t channel = group_ * geometry_.in_channels_per_group + i;
             const auto& factors = tables_.of(i);
             const bool is_touched = window_.fit(tile, factors);
             if (is_touched) {
@@ -306,7 +312,7 @@ class BackwardWorker {
                     const int64_t element =
                         (chunk_ * geometry_.groups + group_) * geometry_.elements() + i * geometry_.kernel_count + k;
                     passes_.backward(window_, grad_column, wanted_.input ? &grad_window_ : nullptr,
-                                     wanted_.contractions() ? &sums_.contractions[element] : nullptr);
+                                     wanted_.contractions ? &sums_.contractions[element] : nullptr);
                 }
             }
             if (is_touched && wanted_.input) {
@@ -374,71 +380,57 @@ void add_contractions(const Problem<T>& problem, const std::vector<Contraction<T
 Axes im2col_tile(const Geometry& geometry) { return forward_tiles(geometry).size(); }
 
 Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias) {
-    const auto& [input, weight, positions, sigma, kernel_arguments, arguments] = convolution;
-    const Tensor batched_input = batched(input, arguments);
-    const ScalarType dtype = compute_dtype(weight);
-    const PreparedParameters prepared(weight, positions, sigma, dtype);
-    const OptionalTensor wide_bias = bias.has_value() ? OptionalTensor(contiguous(cast(*bias, dtype))) : std::nullopt;
-    const Geometry geometry(kernel_arguments, arguments, batched_input);
-    const Tensor output =
-        empty_in_format(arguments.batched_output_shape(), batched_input, memory_format_like(batched_input));
+    const PreparedParameters prepared = convolution.parameters();
+    const PreparedBias prepared_bias(bias, prepared.dtype);
+    const Tensor output = empty_in_format_of(convolution.input, convolution.arguments.batched_output_shape());
     const Planes output_planes(output);
-    dispatch(kernel_arguments.version, dtype, [&]<Version version, typename T>() {
-        const Problem<T> problem = make_problem<version, T>(geometry, kernel_arguments, batched_input, prepared);
-        const Tiling tiles = forward_tiles(geometry);
-        const T* bias_values = wide_bias.has_value() ? wide_bias->const_data_ptr<T>() : nullptr;
-        for_each_item(geometry.groups * tiles.count(),
+    dispatch(convolution.kernel.version, prepared.dtype, [&]<Version version, typename T>() {
+        const Problem<T> problem = make_problem<version, T>(convolution, prepared);
+        const Tiling tiles = forward_tiles(problem.geometry);
+        const T* bias_values = prepared_bias.pointer<T>();
+        for_each_item(problem.geometry.groups * tiles.count(),
                       [&] { return ForwardWorker<version, T>(problem, tiles, bias_values, output_planes); });
     });
-    return unbatched(output, arguments);
+    return output;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Tensor& grad_output,
-                                                                        const Convolution& convolution,
-                                                                        const std::array<bool, 5>& output_mask) {
-    const auto& [input, weight, positions, sigma, kernel_arguments, arguments] = convolution;
-    const Tensor batched_input = batched(input, arguments);
-    const ScalarType dtype = compute_dtype(weight);
-    const PreparedParameters prepared(weight, positions, sigma, dtype);
-    const Geometry geometry(kernel_arguments, arguments, batched_input);
-    const Cut cut(geometry);
-    const Wanted wanted{output_mask[0], output_mask[1], output_mask[2], output_mask[3] && sigma.has_value()};
-    const auto allocate = [&](bool ask, const IntList& shape) {
-        return ask ? empty(shape, dtype, weight) : not_computed(dtype, weight);
-    };
-    Tensor grad_input = allocate(wanted.input, sizes(batched_input));
+ConvGradients<Tensor> conv_im2col_backward(const Tensor& grad_output, const Convolution& convolution,
+                                           const ConvGradients<bool>& asked) {
+    const auto& [input, weight, positions, sigma, kernel, arguments] = convolution;
+    const PreparedParameters prepared = convolution.parameters();
+    const Wanted wanted(asked);
+    Tensor grad_input = empty_if(wanted.input, sizes(input), prepared.dtype, weight);
     zero_(grad_input);  // tiles add to it
-    const Tensor grad_weight = allocate(wanted.weight, sizes(weight));
-    const Tensor grad_positions = allocate(wanted.positions, sizes(positions));
-    const Tensor grad_sigma = allocate(wanted.sigma, sizes(positions));
-    const Tensor batched_grad_output = batched(grad_output, arguments);
-    const Tensor grad_bias = output_mask[4] ? sum_over_pixels(batched_grad_output, dtype) : not_computed(dtype, weight);
-    const Planes grad_output_planes(batched_grad_output);
+    const Tensor grad_weight = empty_if(wanted.weight, sizes(weight), prepared.dtype, weight);
+    const Tensor grad_positions = empty_if(asked.parameters.positions, sizes(positions), prepared.dtype, weight);
+    const Tensor grad_sigma = empty_if(asked.parameters.sigma, sizes(positions), prepared.dtype, weight);
+    const Planes grad_output_planes(grad_output);
 
-    dispatch(kernel_arguments.version, dtype, [&]<Version version, typename T>() {
-        const auto pointer = [](bool ask, const Tensor& tensor) {
-            return ask ? tensor.mutable_data_ptr<T>() : nullptr;
+    dispatch(kernel.version, prepared.dtype, [&]<Version version, typename T>() {
+        const auto pointer = [](bool is_wanted, const Tensor& tensor) {
+            return is_wanted ? tensor.mutable_data_ptr<T>() : nullptr;
         };
-        const Problem<T> problem = make_problem<version, T>(geometry, kernel_arguments, batched_input, prepared);
+        const Problem<T> problem = make_problem<version, T>(convolution, prepared);
+        const Cut cut(problem.geometry);
         ChunkSums<T> sums(problem, cut, wanted);
-        for_each_item(geometry.groups * cut.blocks * cut.chunks, [&] {
+        for_each_item(problem.geometry.groups * cut.blocks * cut.chunks, [&] {
             return BackwardWorker<version, T>(problem, cut, wanted, grad_output_planes,
                                               pointer(wanted.input, grad_input), sums);
         });
         if (wanted.weight) {
             add_chunks(sums.weight.template const_data_ptr<T>(), cut.chunks, grad_weight,
-                       [&](int64_t e) { return problem.inverse[e % geometry.elements()]; });
+                       [&](int64_t e) { return problem.inverse[e % problem.geometry.elements()]; });
         }
-        if (wanted.contractions()) {
-            add_contractions<version>(problem, sums.contractions, pointer(wanted.positions, grad_positions),
-                                      pointer(wanted.sigma, grad_sigma));
+        if (wanted.contractions) {
+            add_contractions<version>(problem, sums.contractions, pointer(asked.parameters.positions, grad_positions),
+                                      pointer(asked.parameters.sigma, grad_sigma));
         }
     });
-    const ScalarType parameter_dtype = weight.scalar_type(), input_dtype = input.scalar_type();
-    grad_input = cast(grad_input, input_dtype);
-    return {wanted.input ? formatted(grad_input, batched_input, arguments) : grad_input,
-            cast(grad_weight, parameter_dtype), cast(grad_positions, parameter_dtype),
-            cast(grad_sigma, parameter_dtype), cast(grad_bias, input_dtype)};
+    grad_input = cast(grad_input, input.scalar_type());
+    const ScalarType dtype = weight.scalar_type();
+    return {wanted.input ? in_format_of(input, grad_input) : grad_input,
+            {cast(grad_weight, dtype), cast(grad_positions, dtype), cast(grad_sigma, dtype)},
+            bias_gradient(asked.bias, grad_output, prepared.dtype)};
 }
 
 }  // namespace dcls::cpu

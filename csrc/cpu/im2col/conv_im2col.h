@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../../conv.h"
-#include "../../geometry.h"
+#include "../../gradients.h"
 
 namespace dcls::cpu {
 
@@ -11,9 +11,7 @@ Axes im2col_tile(const Geometry& geometry);
 
 Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias);
 
-// Gradients for (input, weight, positions, sigma, bias), each without elements where output_mask is false.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Tensor& grad_output,
-                                                                        const Convolution& convolution,
-                                                                        const std::array<bool, 5>& output_mask);
+ConvGradients<Tensor> conv_im2col_backward(const Tensor& grad_output, const Convolution& convolution,
+                                           const ConvGradients<bool>& wanted);
 
 }  // namespace dcls::cpu

@@ -1,98 +1,14 @@
 // Interpolation of one in channel at one element, for a tile of output pixels, forward and back.
 //
 // The window of the padded input that the tile reads passes through one short filter per axis, last axis first, at the
-// element's touched taps. Backward goes through the passes in reverse; the gradient of a pass in a factor is a dot
-// product. Factors are not normalised.
-//
-// Bound by one load and one multiply-add a touched tap in each pass, from a window that fits a core's L1 or L2 cache.
+// element's touched taps (pass_loops.h). Backward goes through the passes in reverse; the gradient of a pass in a
+// factor is a dot product. Factors are not normalised.
 #pragma once
 
 #include "../filter_factors.h"
 #include "../planes.h"
 
 namespace dcls::cpu {
-
-// out[j] (+)= sum over `taps` t of factor[t] * in[j * step + t * tap_step].
-template <int taps, bool accumulate, typename T>
-void weighted_sum(T* __restrict out, const T* __restrict in, int64_t count, int64_t step, int64_t tap_step,
-                  const T* __restrict factor) {
-    const auto sum_at = [&](int64_t j, int64_t stride) {
-        T sum = factor[0] * in[j * stride];
-        for (int t = 1; t < taps; ++t) {
-            sum += factor[t] * in[j * stride + t * tap_step];
-        }
-        return sum;
-    };
-    if (step == 1) {
-        for (int64_t j = 0; j < count; ++j) {
-            out[j] = accumulate ? out[j] + sum_at(j, 1) : sum_at(j, 1);
-        }
-    } else {
-        for (int64_t j = 0; j < count; ++j) {
-            out[j] = accumulate ? out[j] + sum_at(j, step) : sum_at(j, step);
-        }
-    }
-}
-
-// The same for any number of taps, a few at a time.
-template <typename T>
-void weigh(T* out, const T* in, int64_t count, int64_t step, int64_t tap_step, const T* factor, int64_t taps) {
-    switch (taps) {
-        case 1:
-            return weighted_sum<1, false>(out, in, count, step, tap_step, factor);
-        case 2:
-            return weighted_sum<2, false>(out, in, count, step, tap_step, factor);
-        case 3:
-            return weighted_sum<3, false>(out, in, count, step, tap_step, factor);
-    }
-    weighted_sum<4, false>(out, in, count, step, tap_step, factor);
-    int64_t t = 4;
-    for (; t + 4 <= taps; t += 4) {
-        weighted_sum<4, true>(out, in + t * tap_step, count, step, tap_step, factor + t);
-    }
-    for (; t < taps; ++t) {
-        weighted_sum<1, true>(out, in + t * tap_step, count, step, tap_step, factor + t);
-    }
-}
-
-// The transpose of weigh(): grad_in[j * step + t * tap_step] += factor[t] * grad_out[j].
-template <typename T>
-void spread(const T* __restrict grad_out, T* __restrict grad_in, int64_t count, int64_t step, int64_t tap_step,
-            const T* __restrict factor, int64_t taps) {
-    for (int64_t t = 0; t < taps; ++t) {
-        T* __restrict row = grad_in + t * tap_step;
-        if (step == 1) {
-            for (int64_t j = 0; j < count; ++j) {
-                row[j] += factor[t] * grad_out[j];
-            }
-        } else {
-            for (int64_t j = 0; j < count; ++j) {
-                row[j * step] += factor[t] * grad_out[j];
-            }
-        }
-    }
-}
-
-// The gradient of weigh() in its factors: grad_factor[t] += sum over j of grad_out[j] * in[j * step + t * tap_step].
-template <typename T>
-void correlate(const T* __restrict grad_out, const T* __restrict in, int64_t count, int64_t step, int64_t tap_step,
-               T* __restrict grad_factor, int64_t taps) {
-    for (int64_t t = 0; t < taps; ++t) {
-        const T* __restrict row = in + t * tap_step;
-        T sum = 0;
-        if (step == 1) {
-#pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < count; ++j) {
-                sum += grad_out[j] * row[j];
-            }
-        } else {
-            for (int64_t j = 0; j < count; ++j) {
-                sum += grad_out[j] * row[j * step];
-            }
-        }
-        grad_factor[t] += sum;
-    }
-}
 
 // The part of a padded input channel that a tile reads at the taps of some elements, and its gradient.
 template <typename T>
@@ -144,7 +60,7 @@ class Window {
     // gradient: that of the input (N, I, *spatial), contiguous.
     void add_to(T* gradient, const Tile& tile, int64_t channel) {
         const Axes& size = geometry_.input;
-        const int64_t channels = geometry_.groups * geometry_.in_channels;
+        const int64_t channels = geometry_.groups * geometry_.in_channels_per_group;
         for_each_row([&](const T* row, int64_t n, int64_t z, int64_t y, bool inside, int64_t before, int64_t count) {
             if (!inside) {
                 return;
@@ -172,14 +88,13 @@ class Window {
     // body(row, image, z, y, whether the row is inside the input, entries before it is, entries inside).
     template <typename Body>
     void for_each_row(const Body& body) {
-        const int64_t first = std::clamp<int64_t>(-begin_[2], 0, size_[2]);
-        const int64_t last = std::clamp<int64_t>(geometry_.input[2] - begin_[2], first, size_[2]);
+        const Steps inside_row = steps_inside(begin_[2], 1, geometry_.input[2], size_[2]);
         T* row = entries_.data();
         for (int64_t n = 0; n < images_; ++n) {
             for (int64_t z = begin_[0]; z < begin_[0] + size_[0]; ++z) {
                 for (int64_t y = begin_[1]; y < begin_[1] + size_[1]; ++y, row += size_[2]) {
                     const bool inside = z >= 0 && z < geometry_.input[0] && y >= 0 && y < geometry_.input[1];
-                    body(row, n, z, y, inside, first, last - first);
+                    body(row, n, z, y, inside, inside_row.begin, inside_row.count());
                 }
             }
         }
@@ -221,15 +136,15 @@ class Passes {
         }
         const int last = geometry_.first_axis;
         T* after_x = last == 2 ? column : after_x_.data();
-        along_x(window, [&](int64_t out, int64_t in, int64_t count, int64_t step) {
-            weigh(after_x + out, window.data() + in, count, step, 1, factor(2), taps_[2]);
+        along_x(window, [&](int64_t out, int64_t in, const PassShape& shape) {
+            loops_.weigh(shape, window.data() + in, factor(2), after_x + out);
         });
         T* after_y = last == 1 ? column : after_y_.data();
-        along(1, [&](int64_t out, int64_t in, int64_t count, int64_t tap_step) {
-            weigh(after_y + out, after_x + in, count, 1, tap_step, factor(1), taps_[1]);
+        along(1, [&](int64_t out, int64_t in, const PassShape& shape) {
+            loops_.weigh(shape, after_x + in, factor(1), after_y + out);
         });
-        along(0, [&](int64_t out, int64_t in, int64_t count, int64_t tap_step) {
-            weigh(column + out, after_y + in, count, 1, tap_step, factor(0), taps_[0]);
+        along(0, [&](int64_t out, int64_t in, const PassShape& shape) {
+            loops_.weigh(shape, after_y + in, factor(0), column + out);
         });
     }
 
@@ -242,10 +157,10 @@ class Passes {
         const auto back_along = [&](int axis, const std::vector<T>& input, std::vector<T>& grad_input) {
             grad_input.assign(input.size(), T(0));
             grad_factor_.assign(taps_[axis], T(0));
-            along(axis, [&](int64_t out, int64_t in, int64_t count, int64_t tap_step) {
-                spread(grad + out, grad_input.data() + in, count, 1, tap_step, factor(axis), taps_[axis]);
+            along(axis, [&](int64_t out, int64_t in, const PassShape& shape) {
+                loops_.spread(shape, grad + out, factor(axis), grad_input.data() + in);
                 if (contraction != nullptr) {
-                    correlate(grad + out, input.data() + in, count, 1, tap_step, grad_factor_.data(), taps_[axis]);
+                    loops_.correlate(shape, grad + out, input.data() + in, grad_factor_.data());
                 }
             });
             contract(axis, contraction);
@@ -258,12 +173,12 @@ class Passes {
             back_along(1, after_x_, grad_after_x_);
         }
         grad_factor_.assign(taps_[2], T(0));
-        along_x(window, [&](int64_t out, int64_t in, int64_t count, int64_t step) {
+        along_x(window, [&](int64_t out, int64_t in, const PassShape& shape) {
             if (grad_window != nullptr) {
-                spread(grad + out, grad_window->data() + in, count, step, 1, factor(2), taps_[2]);
+                loops_.spread(shape, grad + out, factor(2), grad_window->data() + in);
             }
             if (contraction != nullptr) {
-                correlate(grad + out, window.data() + in, count, step, 1, grad_factor_.data(), taps_[2]);
+                loops_.correlate(shape, grad + out, window.data() + in, grad_factor_.data());
             }
         });
         contract(2, contraction);
@@ -287,24 +202,24 @@ class Passes {
         }
     }
 
-    // body(offset of the result, offset in the window, count, step between pixels) for every row.
+    // body(offset of the results, offset in the window, shape of the pass) for every row.
     template <typename Body>
     void along_x(const Window<T>& window, const Body& body) const {
         const int64_t start = window.at(axes_[0].range.begin, axes_[1].range.begin, axes_[2].range.begin);
+        const PassShape shape{tile_.size[2], geometry_.stride[2], 1, taps_[2]};
         int64_t out = 0;
         for (int64_t n = 0; n < tile_.images; ++n) {
             for (int64_t z = 0; z < needed_[0]; ++z) {
                 for (int64_t y = 0; y < needed_[1]; ++y) {
-                    const int64_t in = n * window.image() + z * window.plane() + y * window.row() + start;
-                    body(out, in, tile_.size[2], geometry_.stride[2]);
-                    out += tile_.size[2];
+                    body(out, n * window.image() + z * window.plane() + y * window.row() + start, shape);
+                    out += shape.count;
                 }
             }
         }
     }
 
-    // body(offset of the result, offset of the first tap, count, step between taps) for all rows (or planes, for axis
-    // 0) at once where they lie together, else for every one. Nothing to do for an axis that the kernel does not have.
+    // body(offset of the results, offset of the first tap, shape of the pass) for all rows (or planes, for axis 0) at
+    // once where they follow each other, else for every one. Nothing to do for an axis that the kernel does not have.
     template <typename Body>
     void along(int axis, const Body& body) const {
         if (axis < geometry_.first_axis) {
@@ -316,16 +231,17 @@ class Passes {
         for (int64_t i = 0; i < outer; ++i) {
             const int64_t out = i * size * inner, in = i * needed_[axis] * inner;
             if (stride == 1) {
-                body(out, in, size * inner, inner);
+                body(out, in, PassShape{size * inner, 1, inner, taps_[axis]});
                 continue;
             }
             for (int64_t j = 0; j < size; ++j) {
-                body(out + j * inner, in + j * stride * inner, inner, inner);
+                body(out + j * inner, in + j * stride * inner, PassShape{inner, 1, inner, taps_[axis]});
             }
         }
     }
 
     const Geometry& geometry_;
+    const PassLoops<T>& loops_ = inner_loops<T>().passes;
     Tile tile_{};
     const AxisFactors<T>* axes_ = nullptr;
     bool empty_ = false;

@@ -136,11 +136,11 @@ struct Meeting {
 
     template <typename T>
     Meeting(const Correlation<T>& c, int axis, int64_t r) {
-        const int64_t start = r * c.result_step[axis] - c.padding[axis], step = c.kernel_step[axis];
-        first_tap = start < 0 ? ceil_div(-start, step) : 0;
-        const int64_t past_last = std::min(c.kernel_size[axis], ceil_div(c.source_size[axis] - start, step));
-        taps = std::max<int64_t>(past_last - first_tap, 0);
-        first_entry = start + first_tap * step;
+        const int64_t start = r * c.result_step[axis] - c.padding[axis];
+        const auto inside = steps_inside(start, c.kernel_step[axis], c.source_size[axis], c.kernel_size[axis]);
+        first_tap = inside.begin;
+        taps = inside.count();
+        first_entry = start + first_tap * c.kernel_step[axis];
     }
 };
 

@@ -5,6 +5,7 @@
 #include "correlation_loops.h"
 #include "factor_loops.h"
 #include "outer_product_loops.h"
+#include "pass_loops.h"
 #include "plane_loops.h"
 #include "tap_loops.h"
 
@@ -17,11 +18,11 @@ constexpr InnerLoops<T> make_inner_loops(std::integer_sequence<int, versions...>
             .planes = {.gather = gather<T>, .scatter = scatter<T>},
             .correlation = {.in_block = kInBlock, .correlate = correlate<T>},
             .taps = {.add_taps = add_taps<T>, .correlate_taps = correlate_taps<T>},
+            .passes = {.weigh = weigh<T>, .spread = spread<T>, .correlate = correlate_pass<T>},
             .factors = {FactorLoops<T>{.tabulate = tabulate<Version{versions}, false, T>,
                                        .tabulate_with_derivatives = tabulate<Version{versions}, true, T>}...},
-            .outer_products = {
-                OuterProductLoops<T>{.sum_outer_products = sum_outer_products<Version{versions}, T>,
-                                     .contract = contract<Version{versions}, T>}...}};
+            .outer_products = {OuterProductLoops<T>{.sum_outer_products = sum_outer_products<Version{versions}, T>,
+                                                    .contract = contract<Version{versions}, T>}...}};
 }
 
 template <typename T>

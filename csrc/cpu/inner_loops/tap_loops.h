@@ -3,8 +3,8 @@
 //
 // The first keeps the sums of a vector of pixels in each of up to kMostSums rows in registers while it visits all taps;
 // the second the sums of up to kMostSums taps while it visits the tile. Bound by the loads, one a tap and vector, or
-// one for the two taps of a pair: unless images are interleaved, most of them cross cache lines, which halves their
-// rate.
+// one for the two taps of a pair: unless bundles are of several images, most of them cross cache lines, which halves
+// their rate.
 #pragma once
 
 #include "../direct/tap_loops.h"
@@ -54,10 +54,10 @@ void add_all_taps(const TapSum<T, T>& sum, const TapList<T>& list) {
     const int64_t results_row = is_row ? kLanes<T> : sum.result_layout.row;
     const int64_t source_row = is_row ? kLanes<T> : sum.source_layout.row;
     const int64_t blocks = ceil_div(rows, kMostSums);
-    for (int64_t n = 0; n < sum.images; ++n) {
+    for (int64_t n = 0; n < sum.bundles; ++n) {
         for (int64_t z = 0; z < sum.size[0]; ++z) {
-            T* results = sum.results + n * sum.result_layout.image + z * sum.result_layout.plane;
-            const T* source = sum.source + n * sum.source_layout.image + z * sum.source_layout.plane;
+            T* results = sum.results + n * sum.result_layout.bundle + z * sum.result_layout.plane;
+            const T* source = sum.source + n * sum.source_layout.bundle + z * sum.source_layout.plane;
             for (int64_t block = 0; block < blocks; ++block) {
                 const int64_t y = rows * block / blocks, end = rows * (block + 1) / blocks;
                 with_count<kMostSums>(end - y, [&](auto count) {
@@ -101,10 +101,10 @@ void correlate_some_taps(const TapSum<T, const T>& sum, Pairing pairing, Tap<T>*
     const auto all = [](const Vector<T>& products) { return products; };
     const auto before_rest = [&](const Vector<T>& products) { return lanes < rest ? products : Vector<T>{}; };
     const int64_t grads_row = sum.result_layout.row, source_row = sum.source_layout.row;
-    for (int64_t n = 0; n < sum.images; ++n) {
+    for (int64_t n = 0; n < sum.bundles; ++n) {
         for (int64_t z = 0; z < sum.size[0]; ++z) {
-            const T* grads = sum.results + n * sum.result_layout.image + z * sum.result_layout.plane;
-            const T* source = sum.source + n * sum.source_layout.image + z * sum.source_layout.plane;
+            const T* grads = sum.results + n * sum.result_layout.bundle + z * sum.result_layout.plane;
+            const T* source = sum.source + n * sum.source_layout.bundle + z * sum.source_layout.plane;
             if (pairing == Pairing::rows) {
                 for (int64_t x = 0; x < whole; x += kLanes<T>) {
                     add(grads + x, grads_row, source + x, source_row, sum.size[1], all);

@@ -54,7 +54,7 @@ auto add_halves(const V& vector, std::integer_sequence<int, lanes...>) {
            __builtin_shufflevector(vector, vector, static_cast<int>(sizeof...(lanes)) + lanes...);
 }
 
-// Of a vector of T, or of a single T.
+// The sum of the lanes of a vector of T, or of a single T.
 template <typename T, typename V>
 T sum_lanes(const V& vector) {
     constexpr int count = sizeof(V) / sizeof(T);

@@ -3,13 +3,12 @@
 // Forward: a block builds a box of one filter's taps. It tabulates the per-axis factors of some elements at a time in
 // shared memory; then each thread adds up the elements, in order, at its own taps. Backward: a warp contracts its
 // element with the filter's gradient, box by box, from a table of its own, and adds up its lanes as a tree
-// (element_gradients.cu does the rest). Both are
-// bound by shared memory: three loads an element and tap.
+// (elements.cu does the rest). Both are bound by shared memory: three loads an element and tap.
 //
 // Nothing is added to by two threads, so results are the same every time.
 #include "construct_kernel.h"
 
-#include "../element_gradients.h"
+#include "../elements.h"
 #include "../ptx.h"
 
 namespace dcls::cuda {
@@ -53,15 +52,15 @@ struct Box {
     __device__ int taps() const { return size[0] * size[1] * size[2]; }
     __device__ int factors() const { return size[0] + size[1] + size[2]; }
 
-    // In a table of the factors along z, then y, then x.
-    struct Places {
+    // Which factors meet at a tap, in a table of those along z, then y, then x.
+    struct FactorIndices {
         int z, y, x;
     };
-    __device__ Places places(int tap) const {
+    __device__ FactorIndices factors_at(int tap) const {
         const int row = tap / size[2];
         return {row / size[1], size[0] + row % size[1], size[0] + size[1] + tap % size[2]};
     }
-    __device__ int64_t tap_in_filter(const Places& at, const Axes& extent) const {
+    __device__ int64_t tap_in_filter(const FactorIndices& at, const Axes& extent) const {
         return ((begin[0] + at.z) * extent[1] + begin[1] + at.y - size[0]) * extent[2] + begin[2] + at.x - size[0] -
                size[1];
     }
@@ -77,23 +76,6 @@ struct Box {
     }
 };
 
-// A warp takes an element.
-template <Version version, typename C>
-__global__ void __launch_bounds__(kThreads)
-    inverse_normalisation_kernel(Filters filters, Parameters<C> parameters, C* inverse) {
-    const int lane = static_cast<int>(threadIdx.x % kWarp);
-    for_each_item(ceil_div(filters.places(), kWarps), [&](int64_t item) {
-        const int64_t place = item * kWarps + threadIdx.x / kWarp;
-        if (place < filters.places()) {
-            const Element<version, C> element(filters, parameters, place);
-            const auto sums = warp_axis_sums(element, filters.extent, lane);
-            if (lane == 0) {
-                inverse[place] = C(1) / normalisation<version>(sums);
-            }
-        }
-    });
-}
-
 template <Version version, typename C>
 __global__ void __launch_bounds__(kThreads) sum_elements_kernel(Filters filters, Boxes boxes, Parameters<C> parameters,
                                                                 const C* inverse, int elements_at_once, C* kernel) {
@@ -108,19 +90,19 @@ __global__ void __launch_bounds__(kThreads) sum_elements_kernel(Filters filters,
             const int count = static_cast<int>(std::min<int64_t>(elements_at_once, filters.kernel_count - first));
             __syncthreads();  // the last elements have been read
             for (int i = static_cast<int>(threadIdx.x); i < count * factors; i += kThreads) {
-                const int64_t place = filters.place(filter, first + i / factors);
-                table[i] = box.factor(Element<version, C>(filters, parameters, place), i % factors).value;
+                const int64_t element = filters.position_element(filter, first + i / factors);
+                table[i] = box.factor(Element<version, C>(filters, parameters, element), i % factors).value;
             }
             for (int k = static_cast<int>(threadIdx.x); k < count; k += kThreads) {
                 scale[k] = parameters.weight[filter * filters.kernel_count + first + k] *
-                           inverse[filters.place(filter, first + k)];
+                           inverse[filters.position_element(filter, first + k)];
             }
             __syncthreads();
 #pragma unroll
             for (int j = 0; j < kTapsPerThread; ++j) {
                 const int tap = static_cast<int>(threadIdx.x) + j * kThreads;
                 if (tap < taps) {
-                    const auto at = box.places(tap);
+                    const auto at = box.factors_at(tap);
                     for (int k = 0; k < count; ++k) {
                         const C* of_element = table + k * factors;
                         sums[j] += scale[k] * of_element[at.z] * of_element[at.y] * of_element[at.x];
@@ -132,7 +114,7 @@ __global__ void __launch_bounds__(kThreads) sum_elements_kernel(Filters filters,
         for (int j = 0; j < kTapsPerThread; ++j) {
             const int tap = static_cast<int>(threadIdx.x) + j * kThreads;
             if (tap < taps) {
-                kernel[filter * filters.tap_count + box.tap_in_filter(box.places(tap), filters.extent)] = sums[j];
+                kernel[filter * filters.tap_count + box.tap_in_filter(box.factors_at(tap), filters.extent)] = sums[j];
             }
         }
     });
@@ -149,7 +131,8 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<C>)
             return;
         }
         const int64_t filter = index / filters.kernel_count;
-        const Element<version, C> element(filters, parameters, filters.place(filter, index % filters.kernel_count));
+        const Element<version, C> element(filters, parameters,
+                                          filters.position_element(filter, index % filters.kernel_count));
         const C* grad_taps = grad_kernel + filter * filters.tap_count;
         Contraction<C> contraction;
         for (int64_t b = 0; b < boxes.total(); ++b) {
@@ -160,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<C>)
             }
             __syncwarp();
             for (int tap = lane; tap < box.taps(); tap += kWarp) {
-                const auto at = box.places(tap);
+                const auto at = box.factors_at(tap);
                 contract_tap(grad_taps[box.tap_in_filter(at, filters.extent)], table[at.z], table[at.y], table[at.x],
                              contraction);
             }
@@ -174,27 +157,15 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<C>)
 
 }  // namespace
 
-Tensor inverse_normalisation(const Filters& filters, const PreparedParameters& parameters, Version version) {
-    const ScalarType dtype = parameters.weight.scalar_type();
-    const Tensor inverse = empty({filters.places()}, dtype, parameters.weight);
-    const Launcher launch(inverse);
-    dispatch(version, dtype, [&]<Version version, typename C>() {
-        launch(inverse_normalisation_kernel<version, C>, ceil_div(filters.places(), kWarps), kThreads, 0, filters,
-               parameters.pointers<C>(), inverse.mutable_data_ptr<C>());
-    });
-    return inverse;
-}
-
 Tensor construct_kernel(const Tensor& weight, const Tensor& positions, const OptionalTensor& sigma,
                         const KernelArguments& arguments) {
-    const ScalarType dtype = compute_dtype(weight);
-    const PreparedParameters prepared(weight, positions, sigma, dtype);
+    const PreparedParameters prepared(weight, positions, sigma);
     const Filters filters(arguments.dense_taps_as_channels());
     const Tensor inverse = inverse_normalisation(filters, prepared, arguments.version);
-    const Tensor kernel = empty(arguments.kernel_shape(), dtype, weight);
+    const Tensor kernel = empty(arguments.kernel_shape(), prepared.dtype, weight);
     const Boxes boxes(filters.extent, int64_t{kThreads} * kTapsPerThread);
     const Launcher launch(weight);
-    dispatch(arguments.version, dtype, [&]<Version version, typename C>() {
+    dispatch(arguments.version, prepared.dtype, [&]<Version version, typename C>() {
         const auto element_bytes = static_cast<int64_t>(sizeof(C)) * (boxes.factors() + 1);
         const int64_t at_once = std::clamp<int64_t>(kTableBytes / element_bytes, 1, filters.kernel_count);
         launch(sum_elements_kernel<version, C>, filters.count() * boxes.total(), kThreads, at_once * element_bytes,
@@ -204,24 +175,23 @@ Tensor construct_kernel(const Tensor& weight, const Tensor& positions, const Opt
     return kernel;
 }
 
-std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
-                                                             const Tensor& positions, const OptionalTensor& sigma,
-                                                             const KernelArguments& arguments,
-                                                             std::array<bool, 3> output_mask) {
-    const ScalarType dtype = compute_dtype(weight);
-    const PreparedParameters prepared(weight, positions, sigma, dtype);
-    const Tensor grad = contiguous(cast(grad_kernel, dtype));
+ParameterGradients<Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
+                                                     const Tensor& positions, const OptionalTensor& sigma,
+                                                     const KernelArguments& arguments,
+                                                     const ParameterGradients<bool>& wanted) {
+    const PreparedParameters prepared(weight, positions, sigma);
+    const Tensor grad = contiguous(cast(grad_kernel, prepared.dtype));
     const Filters filters(arguments.dense_taps_as_channels());
-    const Tensor contractions = empty({1, kContractionValues, filters.elements()}, dtype, weight);
+    const Tensor contractions = empty({1, kContractionValues, filters.elements()}, prepared.dtype, weight);
     constexpr int64_t kBoxTaps = 256;
     const Boxes boxes(filters.extent, kBoxTaps);
     const Launcher launch(weight);
-    dispatch(arguments.version, dtype, [&]<Version version, typename C>() {
+    dispatch(arguments.version, prepared.dtype, [&]<Version version, typename C>() {
         launch(contract_kernel<version, C>, ceil_div(filters.elements(), kWarps), kThreads,
                static_cast<int64_t>(sizeof(Factor<C>)) * kWarps * boxes.factors(), filters, boxes,
                prepared.pointers<C>(), grad.const_data_ptr<C>(), contractions.mutable_data_ptr<C>());
     });
-    return element_gradients(contractions, filters, prepared, arguments, weight.scalar_type(), output_mask);
+    return element_gradients(contractions, filters, prepared, arguments.version, weight.scalar_type(), wanted);
 }
 
 }  // namespace dcls::cuda

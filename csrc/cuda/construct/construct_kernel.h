@@ -1,21 +1,18 @@
-// The CUDA construction kernels, for the other CUDA operators that need a dense kernel.
+// Construction of dense kernels on CUDA, and its gradients.
 #pragma once
 
-#include "../element.h"
-#include "../launch.h"
+#include "../../checks.h"
+#include "../../gradients.h"
 
 namespace dcls::cuda {
 
-// 1 / normalisation of every element with positions of its own, in the compute dtype.
-Tensor inverse_normalisation(const Filters& filters, const PreparedParameters& parameters, Version version);
-
-// See cpu/construct_kernel.h.
+// What both functions return is said in cpu/construct/construct_kernel.h.
 Tensor construct_kernel(const Tensor& weight, const Tensor& positions, const OptionalTensor& sigma,
                         const KernelArguments& arguments);
 
-std::tuple<Tensor, Tensor, Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
-                                                             const Tensor& positions, const OptionalTensor& sigma,
-                                                             const KernelArguments& arguments,
-                                                             std::array<bool, 3> output_mask);
+ParameterGradients<Tensor> construct_kernel_backward(const Tensor& grad_kernel, const Tensor& weight,
+                                                     const Tensor& positions, const OptionalTensor& sigma,
+                                                     const KernelArguments& arguments,
+                                                     const ParameterGradients<bool>& wanted);
 
 }  // namespace dcls::cuda

@@ -13,9 +13,9 @@
 #include "depthwise_conv2d.h"
 
 #include "../../aten_convolution.h"
-#include "depthwise_maps.h"
 #include "../ptx.h"
 #include "../tuning.h"
+#include "depthwise_maps.h"
 
 namespace dcls::cuda {
 namespace {
@@ -70,15 +70,15 @@ struct Work {
 };
 
 template <Role role>
-Plan make_plan(const Problem& problem, bool channels_together, int64_t entry_bytes) {
+Plan make_plan(const Problem& problem, bool channels_last, int64_t entry_bytes) {
     const AxisMap<int64_t> y = axis_map<role, int64_t>(problem.y, 0),
                            x = axis_map<role, int64_t>(problem.x, 0);  // no phase has more taps
     Plan plan{};
-    plan.channel_slots = role == Role::grad_kernel || channels_together;
-    plan.slots_fastest = channels_together;
+    plan.channel_slots = role == Role::grad_kernel || channels_last;
+    plan.slots_fastest = channels_last;
     const int64_t most_slots = std::max<int64_t>(Work<role>{problem, plan}.slots(), 1);
     // Where channels lie together, 8 of them are read in one piece.
-    const int fewest_slots = channels_together ? static_cast<int>(std::min<int64_t>(8, most_slots)) : 1;
+    const int fewest_slots = channels_last ? static_cast<int>(std::min<int64_t>(8, most_slots)) : 1;
     const int64_t threads = kThreads / fewest_slots;
     plan.threads_x =
         static_cast<int>(std::min({ceil_div(most_outputs<role>(problem.x), kColumns), threads, int64_t{16}}));
@@ -123,7 +123,7 @@ __device__ Four<C> load_four(const C* from) {
 template <typename T, typename PlaneOf>
 __device__ void load_maps(Compute<T>* to, int pitch, int slot_pitch, int slots, int rows, int columns,
                           const Line<int64_t>& row, const Line<int64_t>& column, int64_t width,
-                          const View<const T>& view, bool slots_fastest, const PlaneOf& plane_of) {
+                          const Planes<const T>& view, bool slots_fastest, const PlaneOf& plane_of) {
     const int thread = static_cast<int>(threadIdx.x);
     const auto copy_row = [&](int slot, int r, int first, int step) {
         const T* const from = plane_of(slot) + row[r] * view.stride[1];
@@ -180,140 +180,212 @@ __device__ void add_row(C (&sums)[kRows][kColumns], const C* in, const C* taps, 
     }
 }
 
+// One item of the work: a tile of one phase's outputs, in some slots.
+template <Role role>
+struct Item {
+    int64_t tile_y, tile_x, phase, first_image, first_channel;
+    int slots;
+    bool channel_slots;
+
+    __device__ Item(const Work<role>& work, int64_t index) : channel_slots(work.plan.channel_slots) {
+        tile_x = index % work.tiles_x() * work.plan.tile_columns();
+        index /= work.tiles_x();
+        tile_y = index % work.tiles_y() * work.plan.tile_rows();
+        index /= work.tiles_y();
+        phase = index % work.out_phases();
+        index /= work.out_phases();
+        const int64_t first_slot = index % work.slot_groups() * work.plan.slots, other = index / work.slot_groups();
+        first_image = channel_slots ? other : first_slot;
+        first_channel = channel_slots ? first_slot : other;
+        slots = static_cast<int>(std::min<int64_t>(work.plan.slots, work.slots() - first_slot));
+    }
+
+    // The image and the channel of a slot's outputs.
+    __device__ int64_t image(int slot) const { return first_image + (channel_slots ? 0 : slot); }
+    __device__ int64_t channel(int slot) const { return first_channel + (channel_slots ? slot : 0); }
+
+    __device__ int64_t terms(const Work<role>& work) const {
+        const Problem& problem = work.problem;
+        return role == Role::forward      ? work.phases()
+               : role == Role::grad_input ? problem.multiplier
+                                          : std::min(problem.chunk, problem.images - first_image * problem.chunk);
+    }
+};
+
+// One term of the sum, at a block of taps.
+template <Role role>
+struct Term {
+    AxisMap<int64_t> y, x;
+    int64_t number, tap_y, tap_x;
+    int tap_rows, tap_columns;
+    // Rows of input, counted as in AxisMap, that the tile meets and that are inside the plane.
+    int64_t first_row;
+    int rows;
+
+    __device__ Term(const Problem& problem, const Item<role>& item, int64_t number_) : number(number_) {
+        const int64_t phase = role == Role::forward ? number : item.phase;
+        y = axis_map<role>(problem.y, phase / problem.x.phases());
+        x = axis_map<role>(problem.x, phase % problem.x.phases());
+    }
+
+    __device__ void take_taps(const Plan& plan, const Item<role>& item, int64_t first_y, int64_t first_x) {
+        tap_y = first_y;
+        tap_x = first_x;
+        tap_rows = static_cast<int>(std::min<int64_t>(plan.tap_rows, y.taps - tap_y));
+        tap_columns = static_cast<int>(std::min<int64_t>(plan.tap_columns, x.taps - tap_x));
+        const int64_t reach = item.tile_y + tap_y;  // the first row that the tile meets
+        const Steps<int64_t> inside = y.inside();
+        first_row = std::max(reach, inside.begin);
+        rows = static_cast<int>(
+            std::max<int64_t>(std::min(reach + plan.tile_rows() + tap_rows - 1, inside.end) - first_row, 0));
+    }
+
+    // What a slot reads.
+    template <typename T>
+    __device__ const T* in_plane(const Problem& problem, const Item<role>& item, const Planes<const T>& in,
+                                 int slot) const {
+        const int64_t image = item.image(slot), channel = item.channel(slot);
+        if constexpr (role == Role::forward) {
+            return in.plane(image, channel / problem.multiplier);
+        } else if constexpr (role == Role::grad_input) {
+            return in.plane(image, channel * problem.multiplier + number);
+        } else {
+            return in.plane(image * problem.chunk + number, channel / problem.multiplier);
+        }
+    }
+    template <typename T>
+    __device__ const T* kernel_plane(const Problem& problem, const Item<role>& item, const Planes<const T>& kernel,
+                                     int slot) const {
+        const int64_t image = item.image(slot), channel = item.channel(slot);
+        if constexpr (role == Role::forward) {
+            return kernel.plane(channel, 0);
+        } else if constexpr (role == Role::grad_input) {
+            return kernel.plane(channel * problem.multiplier + number, 0);
+        } else {
+            return kernel.plane(image * problem.chunk + number, channel);
+        }
+    }
+};
+
+// Which outputs of an item a thread makes.
+struct Thread {
+    int slot, row, column;
+    bool has_outputs;  // if its slot exists
+
+    __device__ explicit Thread(const Plan& plan) {
+        const int thread = static_cast<int>(threadIdx.x), threads_of_slot = plan.threads_y * plan.threads_x;
+        const int in_slot = plan.slots_fastest ? thread / plan.slots : thread % threads_of_slot;
+        slot = plan.slots_fastest ? thread % plan.slots : thread / threads_of_slot;
+        row = in_slot / plan.threads_x * kRows;
+        column = in_slot % plan.threads_x * kColumns;
+        has_outputs = in_slot < threads_of_slot;
+    }
+};
+
+// Copies what the item's slots read for a term to shared memory.
+template <Role role, typename T>
+__device__ void load(const Work<role>& work, const Item<role>& item, const Term<role>& term, const Planes<const T>& in,
+                     const Planes<const T>& kernel, Compute<T>* shared_in, Compute<T>* shared_taps) {
+    const Problem& problem = work.problem;
+    const Plan& plan = work.plan;
+    load_maps<T>(shared_in, plan.in_pitch, plan.in_slot, item.slots, term.rows, plan.in_pitch,
+                 {term.y.in[term.first_row], term.y.in.step}, {term.x.in[item.tile_x + term.tap_x], term.x.in.step},
+                 term.x.in_extent, in, plan.slots_fastest,
+                 [&](int slot) { return term.in_plane(problem, item, in, slot); });
+    load_maps<T>(shared_taps, plan.tap_pitch, plan.tap_slot, plan.channel_slots ? item.slots : 1, term.tap_rows,
+                 term.tap_columns, {term.y.tap[term.tap_y], term.y.tap.step}, {term.x.tap[term.tap_x], term.x.tap.step},
+                 role == Role::grad_kernel ? problem.x.output : problem.x.kernel, kernel, plan.slots_fastest,
+                 [&](int slot) { return term.kernel_plane(problem, item, kernel, slot); });
+}
+
+template <Role role, typename T, typename Out>
+__device__ void store(const Work<role>& work, const Item<role>& item, const Thread& thread,
+                      const Compute<T> (&sums)[kRows][kColumns], const Planes<Out>& out, const T* bias) {
+    const Problem& problem = work.problem;
+    const AxisMap<int64_t> y = axis_map<role>(problem.y, item.phase / problem.x.phases());
+    const AxisMap<int64_t> x = axis_map<role>(problem.x, item.phase % problem.x.phases());
+    Out* const plane = out.plane(item.image(thread.slot), item.channel(thread.slot));
+    const Compute<T> added = bias != nullptr ? static_cast<Compute<T>>(bias[item.channel(thread.slot)]) : Compute<T>(0);
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+            const int64_t oy = item.tile_y + thread.row + j, ox = item.tile_x + thread.column + c;
+            if (oy < y.outputs && ox < x.outputs) {
+                plane[y.out[oy] * out.stride[1] + x.out[ox] * out.stride[2]] = static_cast<Out>(sums[j][c] + added);
+            }
+        }
+    }
+}
+
 template <Role role, typename T, typename Out>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
-    correlate_planes(Problem problem, Plan plan, View<const T> in, View<const T> kernel, View<Out> out, const T* bias) {
+    correlate_planes(Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel, Planes<Out> out,
+                     const T* bias) {
     using C = Compute<T>;
     C* const shared_in = shared_memory<C>();
     C* const shared_taps = shared_in + plan.slots * plan.in_slot;
-
-    // This thread's outputs.
-    const int thread = static_cast<int>(threadIdx.x), threads_of_slot = plan.threads_y * plan.threads_x;
-    const int slot = plan.slots_fastest ? thread % plan.slots : thread / threads_of_slot;
-    const int thread_in_slot = plan.slots_fastest ? thread / plan.slots : thread % threads_of_slot;
-    const int row = thread_in_slot / plan.threads_x * kRows, column = thread_in_slot % plan.threads_x * kColumns;
-    const C* const own_in = shared_in + slot * plan.in_slot + column;
-    const C* const own_taps = shared_taps + (plan.channel_slots ? slot : 0) * plan.tap_slot;
+    const Thread thread(plan);
+    const C* const own_in = shared_in + thread.slot * plan.in_slot + thread.column;
+    const C* const own_taps = shared_taps + (plan.channel_slots ? thread.slot : 0) * plan.tap_slot;
 
     const Work<role> work{problem, plan};
-    for_each_item(work.items(), [&](int64_t item) {
-        const int64_t tile_x = item % work.tiles_x() * plan.tile_columns();
-        item /= work.tiles_x();
-        const int64_t tile_y = item % work.tiles_y() * plan.tile_rows();
-        item /= work.tiles_y();
-        const int64_t own_phase = item % work.out_phases();
-        item /= work.out_phases();
-        const int64_t first_slot = item % work.slot_groups() * plan.slots, other = item / work.slot_groups();
-        const int64_t first_image = plan.channel_slots ? other : first_slot;
-        const int64_t first_channel = plan.channel_slots ? first_slot : other;
-        const int slots = static_cast<int>(std::min<int64_t>(plan.slots, work.slots() - first_slot));
-        const auto image = [&](int s) { return first_image + (plan.channel_slots ? 0 : s); };
-        const auto channel = [&](int s) { return first_channel + (plan.channel_slots ? s : 0); };
-
+    for_each_item(work.items(), [&](int64_t index) {
+        const Item<role> item(work, index);
+        const bool has_outputs = thread.slot < item.slots && thread.has_outputs;
         C sums[kRows][kColumns] = {};
-        const int64_t terms = role == Role::forward ? work.phases()
-                              : role == Role::grad_input
-                                  ? problem.multiplier
-                                  : std::min(problem.chunk, problem.images - first_image * problem.chunk);
-        for (int64_t term = 0; term < terms; ++term) {
-            const int64_t phase = role == Role::forward ? term : own_phase;
-            const AxisMap<int64_t> y = axis_map<role>(problem.y, phase / problem.x.phases());
-            const AxisMap<int64_t> x = axis_map<role>(problem.x, phase % problem.x.phases());
-            const auto in_plane = [&](int s) {
-                if constexpr (role == Role::forward) {
-                    return in.plane(image(s), channel(s) / problem.multiplier);
-                } else if constexpr (role == Role::grad_input) {
-                    return in.plane(image(s), channel(s) * problem.multiplier + term);
-                } else {
-                    return in.plane(image(s) * problem.chunk + term, channel(s) / problem.multiplier);
-                }
-            };
-            const auto kernel_plane = [&](int s) {
-                if constexpr (role == Role::forward) {
-                    return kernel.plane(channel(s), 0);
-                } else if constexpr (role == Role::grad_input) {
-                    return kernel.plane(channel(s) * problem.multiplier + term, 0);
-                } else {
-                    return kernel.plane(image(s) * problem.chunk + term, channel(s));
-                }
-            };
-            // Rows of input, counted as in AxisMap, that are inside the plane.
-            const int64_t first_valid = y.first_inside();
-            const int64_t last_valid = y.last_inside();
-            for (int64_t tap_y = 0; tap_y < y.taps; tap_y += plan.tap_rows) {
-                const int tap_rows = static_cast<int>(std::min<int64_t>(plan.tap_rows, y.taps - tap_y));
-                const int64_t reach = tile_y + tap_y;  // the first input row that the tile meets, and how many it meets
-                const int64_t first_row = std::max(reach, first_valid);
-                const int rows = static_cast<int>(std::max<int64_t>(
-                    std::min(reach + plan.tile_rows() + tap_rows - 2, last_valid) - first_row + 1, 0));
-                for (int64_t tap_x = 0; tap_x < x.taps; tap_x += plan.tap_columns) {
-                    const int tap_columns = static_cast<int>(std::min<int64_t>(plan.tap_columns, x.taps - tap_x));
+        const int64_t terms = item.terms(work);
+        for (int64_t number = 0; number < terms; ++number) {
+            Term<role> term(problem, item, number);
+            for (int64_t tap_y = 0; tap_y < term.y.taps; tap_y += plan.tap_rows) {
+                for (int64_t tap_x = 0; tap_x < term.x.taps; tap_x += plan.tap_columns) {
+                    term.take_taps(plan, item, tap_y, tap_x);
                     __syncthreads();  // the last taps have been read
-                    load_maps<T>(shared_in, plan.in_pitch, plan.in_slot, slots, rows, plan.in_pitch,
-                                 {y.in[first_row], y.in.step}, {x.in[tile_x + tap_x], x.in.step}, x.in_extent, in,
-                                 plan.slots_fastest, in_plane);
-                    load_maps<T>(shared_taps, plan.tap_pitch, plan.tap_slot, plan.channel_slots ? slots : 1, tap_rows,
-                                 tap_columns, {y.tap[tap_y], y.tap.step}, {x.tap[tap_x], x.tap.step},
-                                 role == Role::grad_kernel ? problem.x.output : problem.x.kernel, kernel,
-                                 plan.slots_fastest, kernel_plane);
+                    load(work, item, term, in, kernel, shared_in, shared_taps);
                     copy_wait();
                     __syncthreads();
-                    if (slot < slots && thread_in_slot < threads_of_slot) {
-                        const int64_t above = reach + row - first_row;  // stored row of the first output's first tap
-                        for (int t = 0; t < tap_rows + kRows - 1; ++t) {
-                            if (above + t >= 0 && above + t < rows) {
+                    if (has_outputs) {
+                        // The stored row of the first output's first tap.
+                        const int64_t above = item.tile_y + tap_y + thread.row - term.first_row;
+                        for (int t = 0; t < term.tap_rows + kRows - 1; ++t) {
+                            if (above + t >= 0 && above + t < term.rows) {
                                 add_row(sums, own_in + (above + t) * plan.in_pitch, own_taps, plan.tap_pitch, t,
-                                        tap_rows, tap_columns);
+                                        term.tap_rows, term.tap_columns);
                             }
                         }
                     }
                 }
             }
         }
-
-        const AxisMap<int64_t> y = axis_map<role>(problem.y, own_phase / problem.x.phases());
-        const AxisMap<int64_t> x = axis_map<role>(problem.x, own_phase % problem.x.phases());
-        if (slot < slots && thread_in_slot < threads_of_slot) {
-            Out* const plane = out.plane(image(slot), channel(slot));
-            const C added = bias != nullptr ? static_cast<C>(bias[channel(slot)]) : C(0);
-#pragma unroll
-            for (int j = 0; j < kRows; ++j) {
-#pragma unroll
-                for (int c = 0; c < kColumns; ++c) {
-                    const int64_t oy = tile_y + row + j, ox = tile_x + column + c;
-                    if (oy < y.outputs && ox < x.outputs) {
-                        plane[y.out[oy] * out.stride[1] + x.out[ox] * out.stride[2]] =
-                            static_cast<Out>(sums[j][c] + added);
-                    }
-                }
-            }
+        if (has_outputs) {
+            store(work, item, thread, sums, out, bias);
         }
     });
 }
 
 template <Role role, typename T, typename Out>
-void correlate(const Problem& problem, bool channels_together, const Tensor& in, const Tensor& kernel,
-               const Tensor& out, const Tensor* bias) {
+void correlate(const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel, const Tensor& out,
+               const PreparedBias& bias) {
     if constexpr (role != Role::grad_kernel && sizeof(T) == 2) {
-        if (correlate_by_tensor_cores<role, T>(problem, channels_together, in, kernel, out, bias)) {
+        if (correlate_by_tensor_cores<role, T>(problem, channels_last, in, kernel, out, bias)) {
             return;
         }
     }
-    const Plan plan = make_plan<role>(problem, channels_together, sizeof(Compute<T>));
+    const Plan plan = make_plan<role>(problem, channels_last, sizeof(Compute<T>));
     const Launcher launch(in);
     launch(correlate_planes<role, T, Out>, Work<role>{problem, plan}.items(), kThreads,
-           plan.entries() * static_cast<int64_t>(sizeof(Compute<T>)), problem, plan, View<const T>(in),
-           View<const T>(kernel), View<Out>(out), bias != nullptr ? bias->const_data_ptr<T>() : nullptr);
+           plan.entries() * static_cast<int64_t>(sizeof(Compute<T>)), problem, plan, Planes<const T>(in),
+           Planes<const T>(kernel), Planes<Out>(out), bias.pointer<T>());
 }
 
-Problem make_problem(const Tensor& batched_input, const Tensor& kernel, const ConvArguments& arguments) {
+Problem make_problem(const Tensor& input, const Tensor& kernel, const ConvArguments& arguments) {
     const auto axis = [&](size_t a) {
         const auto at = static_cast<int64_t>(a) + 2;
-        return AxisShape<int64_t>{batched_input.size(at), kernel.size(at), arguments.batched_output_shape()[a + 2],
+        return AxisShape<int64_t>{input.size(at), kernel.size(at), arguments.batched_output_shape()[a + 2],
                                   arguments.stride[a], arguments.padding[a]};
     };
-    const int64_t channels = batched_input.size(1);
-    return {axis(0), axis(1), batched_input.size(0), channels, kernel.size(0) / channels, 1};
+    const int64_t channels = input.size(1);
+    return {axis(0), axis(1), input.size(0), channels, kernel.size(0) / channels, 1};
 }
 
 }  // namespace
@@ -321,56 +393,46 @@ Problem make_problem(const Tensor& batched_input, const Tensor& kernel, const Co
 Tensor depthwise_conv2d(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
                         const ConvArguments& arguments) {
     const ScalarType dtype = input.scalar_type();
-    const Tensor batched_input = batched(input, arguments), rounded_kernel = cast(kernel, dtype);
-    const OptionalTensor rounded_bias =
-        bias.has_value() ? OptionalTensor(contiguous(cast(*bias, dtype))) : std::nullopt;
-    const Tensor output =
-        empty_in_format(arguments.batched_output_shape(), batched_input, memory_format_like(batched_input));
+    const Tensor rounded_kernel = cast(kernel, dtype);
+    const PreparedBias prepared_bias(bias, dtype);
+    const Tensor output = empty_in_format_of(input, arguments.batched_output_shape());
     dispatch_dtype(dtype, [&]<typename T>() {
-        correlate<Role::forward, T, T>(make_problem(batched_input, kernel, arguments), is_channels_last(batched_input),
-                                       batched_input, rounded_kernel, output,
-                                       rounded_bias.has_value() ? &*rounded_bias : nullptr);
+        correlate<Role::forward, T, T>(make_problem(input, kernel, arguments), is_channels_last(input), input,
+                                       rounded_kernel, output, prepared_bias);
     });
-    return unbatched(output, arguments);
+    return output;
 }
 
-std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
-                                                const ConvArguments& arguments, std::array<bool, 3> output_mask,
-                                                ScalarType grad_kernel_dtype) {
+DenseGradients<Tensor> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                                 const ConvArguments& arguments, const DenseGradients<bool>& wanted,
+                                                 ScalarType grad_kernel_dtype) {
     const ScalarType dtype = input.scalar_type();
-    const Tensor batched_input = batched(input, arguments), batched_grad = batched(grad_output, arguments);
-    const bool channels_together = is_channels_last(batched_input);
-    Problem problem = make_problem(batched_input, kernel, arguments);
-    std::array<Tensor, 3> gradients{not_computed(dtype, input), not_computed(dtype, input), not_computed(dtype, input)};
-    if (output_mask[0]) {
-        Tensor grad_input = empty_in_format({problem.images, problem.channels, problem.y.input, problem.x.input},
-                                            batched_input, memory_format_like(batched_input));
+    const bool channels_last = is_channels_last(input);
+    const PreparedBias no_bias(std::nullopt, dtype);
+    Problem problem = make_problem(input, kernel, arguments);
+    Tensor grad_input = not_computed(dtype, input), grad_kernel = grad_input;
+    if (wanted.input) {
+        grad_input = empty_in_format_of(input, sizes(input));
         if (problem.y.stride > problem.y.kernel || problem.x.stride > problem.x.kernel) {
             zero_(grad_input);  // inputs between kernels are in no phase
         }
         const Tensor rounded_kernel = cast(kernel, dtype);
         dispatch_dtype(dtype, [&]<typename T>() {
-            correlate<Role::grad_input, T, T>(problem, channels_together, batched_grad, rounded_kernel, grad_input,
-                                              nullptr);
+            correlate<Role::grad_input, T, T>(problem, channels_last, grad_output, rounded_kernel, grad_input, no_bias);
         });
-        gradients[0] = unbatched(grad_input, arguments);
     }
-    if (output_mask[1]) {
-        const int64_t wanted = ceil_div(kWantedBlocks, problem.channels * problem.multiplier);
-        problem.chunk = std::max<int64_t>(1, ceil_div(problem.images, wanted));
+    if (wanted.kernel) {
+        const int64_t chunks_wanted = ceil_div(kWantedBlocks, problem.channels * problem.multiplier);
+        problem.chunk = std::max<int64_t>(1, ceil_div(problem.images, chunks_wanted));
         const Tensor chunks =
             empty({ceil_div(problem.images, problem.chunk), kernel.size(0), kernel.size(2), kernel.size(3)},
-                  dtype == ScalarType::Double ? dtype : ScalarType::Float, input);
+                  compute_dtype(input), input);
         dispatch_dtype(dtype, [&]<typename T>() {
-            correlate<Role::grad_kernel, T, Compute<T>>(problem, channels_together, batched_input, batched_grad, chunks,
-                                                        nullptr);
+            correlate<Role::grad_kernel, T, Compute<T>>(problem, channels_last, input, grad_output, chunks, no_bias);
         });
-        gradients[1] = unsqueeze(cast(sum_over(chunks, {0}), grad_kernel_dtype), 1);
+        grad_kernel = unsqueeze(cast(sum_over(chunks, {0}), grad_kernel_dtype), 1);
     }
-    if (output_mask[2]) {
-        gradients[2] = bias_gradient(grad_output, arguments);
-    }
-    return gradients;
+    return {grad_input, grad_kernel, wanted.bias ? aten_bias_gradient(grad_output) : not_computed(dtype, input)};
 }
 
 }  // namespace dcls::cuda

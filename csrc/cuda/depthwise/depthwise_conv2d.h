@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../../checks.h"
+#include "../../gradients.h"
 
 namespace dcls::cuda {
 
@@ -9,10 +10,9 @@ namespace dcls::cuda {
 Tensor depthwise_conv2d(const Tensor& input, const Tensor& kernel, const OptionalTensor& bias,
                         const ConvArguments& arguments);
 
-// Gradients for (input, kernel, bias), in the input's dtype but for the kernel's, each without elements where
-// output_mask is false.
-std::array<Tensor, 3> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
-                                                const ConvArguments& arguments, std::array<bool, 3> output_mask,
-                                                ScalarType grad_kernel_dtype);
+// Gradients in the input's dtype, but for the kernel's.
+DenseGradients<Tensor> depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& kernel,
+                                                 const ConvArguments& arguments, const DenseGradients<bool>& wanted,
+                                                 ScalarType grad_kernel_dtype);
 
 }  // namespace dcls::cuda

@@ -7,8 +7,9 @@
 // one kernel does it all, on maps that skip rows and columns of planes (AxisMap).
 #pragma once
 
+#include "../../parameters.h"
 #include "../launch.h"
-#include "../view.h"
+#include "../planes.h"
 
 #include <algorithm>
 
@@ -38,9 +39,8 @@ struct AxisMap {
     I outputs, taps, in_extent;
     Line<I> out, tap, in;
 
-    // The first and the last i + j that are inside.
-    __host__ __device__ I first_inside() const { return ceil_div(-in.first, in.step); }
-    __host__ __device__ I last_inside() const { return floor_div(in_extent - 1 - in.first, in.step); }
+    // Every i + j that is inside.
+    __host__ __device__ Steps<I> inside() const { return steps_inside(in.first, in.step, in_extent); }
 };
 
 template <Role role, typename I>
@@ -50,21 +50,22 @@ __host__ __device__ AxisMap<I> axis_map(const AxisShape<I>& a, I phase) {
         // out[y] = sum over q of kernel[s q + r] in[s (y + q) + r - padding]
         return {a.output, taps, a.input, {0, 1}, {phase, a.stride}, {shift, a.stride}};
     } else if constexpr (role == Role::grad_input) {
-        // grad_input[s u + r - padding] = sum over q of kernel[s q + r] grad_output[u - q]; first is the smallest u
-        const I first = ceil_div(-shift, a.stride), last = floor_div(a.input - 1 - shift, a.stride);
-        return {std::max<I>(last - first + 1, 0),
+        // grad_input[s u + r - padding] = sum over q of kernel[s q + r] grad_output[u - q], for every u
+        // that is inside
+        const Steps<I> inside = steps_inside(shift, a.stride, a.input);
+        return {std::max<I>(inside.count(), 0),
                 taps,
                 a.output,
-                {first * a.stride + shift, a.stride},
+                {inside.begin * a.stride + shift, a.stride},
                 {phase + (taps - 1) * a.stride, -a.stride},
-                {first - taps + 1, 1}};
+                {inside.begin - taps + 1, 1}};
     } else {
         // grad_kernel[s q + r] = sum over y of grad_output[y] in[s (q + y) + r - padding]
         return {taps, a.output, a.input, {phase, a.stride}, {0, 1}, {shift, a.stride}};
     }
 }
 
-// Of the phase that has the most.
+// The outputs of the phase that has the most.
 template <Role role, typename I>
 __host__ __device__ I most_outputs(const AxisShape<I>& a) {
     return role == Role::forward ? a.output : ceil_div(role == Role::grad_input ? a.input : a.kernel, a.stride);
@@ -81,7 +82,7 @@ inline int even_share(int64_t count, int64_t most) { return static_cast<int>(cei
 
 // depthwise_tensor_cores.cu. Returns false where it cannot: then nothing was launched.
 template <Role role, typename T>
-bool correlate_by_tensor_cores(const Problem& problem, bool channels_together, const Tensor& in, const Tensor& kernel,
-                               const Tensor& out, const Tensor* bias);
+bool correlate_by_tensor_cores(const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel,
+                               const Tensor& out, const PreparedBias& bias);
 
 }  // namespace dcls::cuda

@@ -11,8 +11,8 @@
 // of zeros. Bound by the tensor cores for wide rows; for narrow ones by shared memory.
 //
 // An input that is infinite or NaN also shows in outputs of its tile that none of its taps reaches, as 0 times it.
-#include "depthwise_maps.h"
 #include "../ptx.h"
+#include "depthwise_maps.h"
 
 namespace dcls::cuda {
 namespace {
@@ -54,11 +54,11 @@ struct Plan {
 };
 
 template <Role role>
-Plan make_plan(const Shapes& shapes, bool channels_together) {
+Plan make_plan(const Shapes& shapes, bool channels_last) {
     const AxisMap<int> y = axis_map<role>(shapes.y, 0), x = axis_map<role>(shapes.x, 0);  // no phase has more taps
     const int outputs = most_outputs<role>(shapes.y);
     Plan plan{};
-    plan.channel_warps = channels_together;
+    plan.channel_warps = channels_last;
     plan.rows = even_share(outputs, kRows);
     plan.images = outputs > plan.rows ? 1 : kRows / plan.rows;
     plan.tiles = even_share(ceil_div(most_outputs<role>(shapes.x), kUnit), kTiles);
@@ -144,17 +144,17 @@ struct Term {
     }
 
     // The input rows, counted as in AxisMap, that a warp's rows meet and that are inside the plane.
-    __device__ int first_stored(const Rows& rows) const { return std::max(rows.row + tap_y, y.first_inside()); }
+    __device__ int first_stored(const Rows& rows) const { return std::max(rows.row + tap_y, y.inside().begin); }
     __device__ int stored(const Plan& plan, const Rows& rows) const {
-        const int last = std::min(rows.row + tap_y + plan.rows + tap_rows - 2, y.last_inside());
-        return std::max(last - first_stored(rows) + 1, 0);
+        const int end = std::min(rows.row + tap_y + plan.rows + tap_rows - 1, y.inside().end);
+        return std::max(end - first_stored(rows), 0);
     }
 };
 
 // Copies the kernels of a block's channels: rows of taps with zeros around, twice, the second time one column further
 // left, so that any two neighbours are an aligned pair in one of them.
 template <Role role, typename T>
-__device__ void load_taps(const Work<role>& work, const Item& item, const Term& term, const View<const T>& kernel,
+__device__ void load_taps(const Work<role>& work, const Item& item, const Term& term, const Planes<const T>& kernel,
                           T* to) {
     const Plan& plan = work.plan;
     for (int i = static_cast<int>(threadIdx.x); i < plan.channels() * 2 * plan.tap_entries(); i += kThreads) {
@@ -175,7 +175,7 @@ __device__ void load_taps(const Work<role>& work, const Item& item, const Term& 
 // Copies the input of one warp's rows, and a row of zeros behind it; 32 threads, of which this is number `first`.
 template <Role role, typename T>
 __device__ void load_rows(const Work<role>& work, const Rows& rows, int first_column, const Term& term,
-                          const View<const T>& in, int first, T* to) {
+                          const Planes<const T>& in, int first, T* to) {
     const Plan& plan = work.plan;
     const int multiplier = work.shapes.multiplier;
     const int plane = role == Role::forward ? rows.channel / multiplier : rows.channel * multiplier + term.number;
@@ -234,7 +234,7 @@ __device__ void add_products(float (&sums)[kTiles][4], int tiles, const T* row, 
 // A lane has two neighbouring columns of two rows, 8 rows apart.
 template <Role role, typename T>
 __device__ void store(const Work<role>& work, const Item& item, const Rows& rows, const float (&sums)[kTiles][4],
-                      const View<T>& out, const T* bias) {
+                      const Planes<T>& out, const T* bias) {
     const Term term(work, item.phase, 0);
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const float added = bias != nullptr ? static_cast<float>(bias[rows.channel]) : 0.0f;
@@ -261,7 +261,7 @@ __device__ void store(const Work<role>& work, const Item& item, const Rows& rows
 
 template <Role role, int units, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
-    band_products(Shapes shapes, Plan plan, View<const T> in, View<const T> kernel, View<T> out, const T* bias) {
+    band_products(Shapes shapes, Plan plan, Planes<const T> in, Planes<const T> kernel, Planes<T> out, const T* bias) {
     T* const shared_in = shared_memory<T>();
     T* const shared_taps = shared_in + kWarps * plan.warp_entries();
     const Work<role> work{shapes, plan};
@@ -340,8 +340,8 @@ AxisShape<int> narrow(const AxisShape<int64_t>& axis) {
 }  // namespace
 
 template <Role role, typename T>
-bool correlate_by_tensor_cores(const Problem& problem, bool channels_together, const Tensor& in, const Tensor& kernel,
-                               const Tensor& out, const Tensor* bias) {
+bool correlate_by_tensor_cores(const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel,
+                               const Tensor& out, const PreparedBias& bias) {
     const int64_t channels = problem.channels * problem.multiplier;
     if (compute_capability(in) < 80 || !fits(problem.y) || !fits(problem.x) ||
         std::max(problem.images, channels) * most_outputs<role>(problem.y) >= (int64_t{1} << 30)) {
@@ -350,23 +350,22 @@ bool correlate_by_tensor_cores(const Problem& problem, bool channels_together, c
     const Shapes shapes{narrow(problem.y), narrow(problem.x), static_cast<int>(problem.images),
                         static_cast<int>(role == Role::forward ? channels : problem.channels),
                         static_cast<int>(problem.multiplier)};
-    const Plan plan = make_plan<role>(shapes, channels_together);
+    const Plan plan = make_plan<role>(shapes, channels_last);
     const Launcher launch(in);
     dispatch_units(plan.units, [&]<int units>() {
         launch(band_products<role, units, T>, Work<role>{shapes, plan}.items(), kThreads, plan.bytes(), shapes, plan,
-               View<const T>(in), View<const T>(kernel), View<T>(out),
-               bias != nullptr ? bias->const_data_ptr<T>() : nullptr);
+               Planes<const T>(in), Planes<const T>(kernel), Planes<T>(out), bias.pointer<T>());
     });
     return true;
 }
 
 template bool correlate_by_tensor_cores<Role::forward, Half>(const Problem&, bool, const Tensor&, const Tensor&,
-                                                             const Tensor&, const Tensor*);
+                                                             const Tensor&, const PreparedBias&);
 template bool correlate_by_tensor_cores<Role::forward, BFloat16>(const Problem&, bool, const Tensor&, const Tensor&,
-                                                                 const Tensor&, const Tensor*);
+                                                                 const Tensor&, const PreparedBias&);
 template bool correlate_by_tensor_cores<Role::grad_input, Half>(const Problem&, bool, const Tensor&, const Tensor&,
-                                                                const Tensor&, const Tensor*);
+                                                                const Tensor&, const PreparedBias&);
 template bool correlate_by_tensor_cores<Role::grad_input, BFloat16>(const Problem&, bool, const Tensor&, const Tensor&,
-                                                                    const Tensor&, const Tensor*);
+                                                                    const Tensor&, const PreparedBias&);
 
 }  // namespace dcls::cuda

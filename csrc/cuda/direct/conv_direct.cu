@@ -16,11 +16,10 @@
 #include "conv_direct.h"
 
 #include "../../aten_convolution.h"
-#include "../construct/construct_kernel.h"
-#include "../element_gradients.h"
+#include "../elements.h"
+#include "../planes.h"
 #include "../ptx.h"
 #include "../tuning.h"
-#include "../view.h"
 
 namespace dcls::cuda {
 namespace {
@@ -41,7 +40,7 @@ struct Plan {
 
     int64_t reads(int axis) const { return (tile[axis] - 1) * pixel_step[axis] + taps[axis]; }
     int64_t reads() const { return reads(0) * reads(1) * reads(2); }
-    // Also where the product of the axes is beyond 64 bits.
+    // Whether `entries` have room for what a tile reads; the product of its axes may be beyond 64 bits.
     bool fits(int64_t entries) const {
         return reads(0) <= entries && reads(1) <= entries && reads(2) <= entries && reads() <= entries;
     }
@@ -98,8 +97,8 @@ struct ReadAxis {
                                       : pixel + geometry.padding[axis] - (first_tap + taps - 1);
     }
 
-    // Where entry i is in the tensor, or -1 if it is 0: outside, or between what is spread out.
-    __device__ int64_t place(int i) const {
+    // Which number of the tensor entry i is, or -1 if it is 0: outside, or between what is spread out.
+    __device__ int64_t index(int i) const {
         const int64_t entry = first + i;
         return entry >= 0 && entry % step == 0 && entry / step < extent ? entry / step : -1;
     }
@@ -131,8 +130,8 @@ struct Read {
     template <typename T>
     __device__ void load(const T* plane, const Axes& stride, Compute<T>* to) const {
         for (int i = static_cast<int>(threadIdx.x); i < z.size * y.size * x.size; i += kThreads) {
-            const int64_t iz = z.place(i / x.size / y.size), iy = y.place(i / x.size % y.size);
-            const int64_t ix = x.place(i % x.size);
+            const int64_t iz = z.index(i / x.size / y.size), iy = y.index(i / x.size % y.size);
+            const int64_t ix = x.index(i % x.size);
             const bool valid = iz >= 0 && iy >= 0 && ix >= 0;
             const T* from = plane + (valid ? iz * stride[0] + iy * stride[1] + ix * stride[2] : 0);
             if constexpr (std::is_same_v<T, Compute<T>>) {
@@ -177,12 +176,12 @@ __device__ Axes pixel_in_tile(const Plan& plan, int j) {
 template <Pass pass, Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     direct_kernel(Geometry geometry, Filters filters, Plan plan, Parameters<Compute<T>> parameters,
-                  const Compute<T>* inverse, View<const T> in, View<T> out, const Compute<T>* bias) {
+                  const Compute<T>* inverse, Planes<const T> in, Planes<T> out, const Compute<T>* bias) {
     using C = Compute<T>;
     C* const entries = shared_memory<C>();
     // Channels of a group that are made, and those that are read.
-    const int64_t made = pass == Pass::forward ? geometry.out_channels : geometry.in_channels;
-    const int64_t reads = pass == Pass::forward ? geometry.in_channels : geometry.out_channels;
+    const int64_t made = pass == Pass::forward ? geometry.out_channels_per_group : geometry.in_channels_per_group;
+    const int64_t reads = pass == Pass::forward ? geometry.in_channels_per_group : geometry.out_channels_per_group;
     const int64_t channel_blocks = ceil_div(made, kChannels);
     const int64_t tiles = product(plan.tiles);
 
@@ -212,13 +211,14 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
 #pragma unroll
                 for (int c = 0; c < kChannels; ++c) {
                     if (first_made + c < made) {
-                        const int64_t filter = pass == Pass::forward
-                                                   ? (group * made + first_made + c) * filters.in_channels + channel
-                                                   : (group * reads + channel) * filters.in_channels + first_made + c;
+                        const int64_t filter =
+                            pass == Pass::forward
+                                ? (group * made + first_made + c) * filters.in_channels_per_group + channel
+                                : (group * reads + channel) * filters.in_channels_per_group + first_made + c;
                         for (int64_t k = 0; k < filters.kernel_count; ++k) {
-                            const int64_t place = filters.place(filter, k);
-                            const C weight = parameters.weight[filter * filters.kernel_count + k] * inverse[place];
-                            read.add(Element<version, C>(filters, parameters, place), weight, filters.extent, entries,
+                            const int64_t own = filters.position_element(filter, k);
+                            const C weight = parameters.weight[filter * filters.kernel_count + k] * inverse[own];
+                            read.add(Element<version, C>(filters, parameters, own), weight, filters.extent, entries,
                                      starts, sums[c]);
                         }
                     }
@@ -253,12 +253,11 @@ struct Meeting {
     int64_t begin, size, first_input;
 
     __device__ Meeting(const Geometry& geometry, int axis, int64_t tap) {
-        const int64_t shift = tap - geometry.padding[axis], stride = geometry.stride[axis];
-        begin = shift < 0 ? ceil_div(-shift, stride) : 0;
-        const int64_t last_input = geometry.input[axis] - 1 - shift;
-        const int64_t end = last_input < 0 ? 0 : std::min(geometry.output[axis], last_input / stride + 1);
-        size = std::max<int64_t>(end - begin, 0);
-        first_input = begin * stride + shift;
+        const int64_t first = tap - geometry.padding[axis], stride = geometry.stride[axis];
+        const auto inside = steps_inside(first, stride, geometry.input[axis], geometry.output[axis]);
+        begin = inside.begin;
+        size = inside.count();
+        first_input = first + begin * stride;
     }
 };
 
@@ -266,7 +265,7 @@ struct Meeting {
 template <Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     contract_images_kernel(Geometry geometry, Filters filters, int64_t chunk, Parameters<Compute<T>> parameters,
-                           View<const T> grad_output, View<const T> in, Compute<T>* contractions) {
+                           Planes<const T> grad_output, Planes<const T> in, Compute<T>* contractions) {
     using C = Compute<T>;
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int64_t chunks = ceil_div(geometry.images, chunk), count = filters.elements();
@@ -278,10 +277,11 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
         const int64_t index = part % count, filter = index / filters.kernel_count;
         const int64_t first_image = part / count * chunk;
         const int64_t past_image = std::min(first_image + chunk, geometry.images);
-        const int64_t out_channel = filter / filters.in_channels;
-        const int64_t in_channel =
-            out_channel / geometry.out_channels * geometry.in_channels + filter % filters.in_channels;
-        const Element<version, C> element(filters, parameters, filters.place(filter, index % filters.kernel_count));
+        const int64_t out_channel = filter / filters.in_channels_per_group;
+        const int64_t in_channel = out_channel / geometry.out_channels_per_group * geometry.in_channels_per_group +
+                                   filter % filters.in_channels_per_group;
+        const Element<version, C> element(filters, parameters,
+                                          filters.position_element(filter, index % filters.kernel_count));
         const bool wild = element.is_wild();
         const TapRange zs = element.touched(0, filters.extent[0], wild);
         const TapRange ys = element.touched(1, filters.extent[1], wild);
@@ -329,51 +329,45 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
 
 template <Pass pass>
 Tensor make(const Tensor& in, const Convolution& convolution, const OptionalTensor& bias) {
-    const Tensor input = batched(convolution.input, convolution.arguments);
-    const Tensor batched_in = batched(in, convolution.arguments);
-    const ScalarType dtype = compute_dtype(convolution.weight);
-    const PreparedParameters prepared(convolution.weight, convolution.positions, convolution.sigma, dtype);
-    const OptionalTensor wide_bias = bias.has_value() ? OptionalTensor(contiguous(cast(*bias, dtype))) : std::nullopt;
+    const Tensor& input = convolution.input;
+    const PreparedParameters prepared = convolution.parameters();
+    const PreparedBias prepared_bias(bias, prepared.dtype);
     const Filters filters(convolution.kernel);
-    const Geometry geometry(convolution.kernel, convolution.arguments, input);
+    const Geometry geometry = convolution.geometry();
     const Tensor inverse = inverse_normalisation(filters, prepared, convolution.kernel.version);
     const Tensor out =
-        empty_in_format(pass == Pass::forward ? convolution.arguments.batched_output_shape() : sizes(input), input,
-                        memory_format_like(input));
+        empty_in_format_of(input, pass == Pass::forward ? convolution.arguments.batched_output_shape() : sizes(input));
     const Launcher launch(input);
     dispatch_dtype(input.scalar_type(), [&]<typename T>() {
         using C = Compute<T>;
         const Plan plan = make_plan<pass>(geometry, sizeof(C));
-        const int64_t made = pass == Pass::forward ? geometry.out_channels : geometry.in_channels;
+        const int64_t made = pass == Pass::forward ? geometry.out_channels_per_group : geometry.in_channels_per_group;
         const int64_t items = geometry.images * geometry.groups * (ceil_div(made, kChannels)) * product(plan.tiles);
         dispatch_version<C>(convolution.kernel.version, [&]<Version version, typename>() {
             launch(direct_kernel<pass, version, T>, items, kThreads, plan.reads() * static_cast<int64_t>(sizeof(C)),
-                   geometry, filters, plan, prepared.pointers<C>(), inverse.const_data_ptr<C>(),
-                   View<const T>(batched_in), View<T>(out),
-                   wide_bias.has_value() ? wide_bias->const_data_ptr<C>() : nullptr);
+                   geometry, filters, plan, prepared.pointers<C>(), inverse.const_data_ptr<C>(), Planes<const T>(in),
+                   Planes<T>(out), prepared_bias.pointer<C>());
         });
     });
-    return unbatched(out, convolution.arguments);
+    return out;
 }
 
 // (parts, 7, elements)
 Tensor contract(const Tensor& grad_output, const Convolution& convolution, const PreparedParameters& prepared) {
-    const Tensor input = batched(convolution.input, convolution.arguments);
-    const Tensor batched_grad = batched(grad_output, convolution.arguments);
+    const Tensor& input = convolution.input;
     const Filters filters(convolution.kernel);
-    const Geometry geometry(convolution.kernel, convolution.arguments, input);
+    const Geometry geometry = convolution.geometry();
     const int64_t wanted = ceil_div(kWantedWarps, filters.elements());
     const int64_t chunk = std::max<int64_t>(1, ceil_div(geometry.images, wanted));
     const int64_t chunks = ceil_div(geometry.images, chunk);
-    const Tensor contractions =
-        empty({chunks, kContractionValues, filters.elements()}, prepared.weight.scalar_type(), input);
+    const Tensor contractions = empty({chunks, kContractionValues, filters.elements()}, prepared.dtype, input);
     const Launcher launch(input);
     dispatch_dtype(input.scalar_type(), [&]<typename T>() {
         using C = Compute<T>;
         dispatch_version<C>(convolution.kernel.version, [&]<Version version, typename>() {
             launch(contract_images_kernel<version, T>, ceil_div(filters.elements() * chunks, kWarps), kThreads, 0,
-                   geometry, filters, chunk, prepared.pointers<C>(), View<const T>(batched_grad), View<const T>(input),
-                   contractions.mutable_data_ptr<C>());
+                   geometry, filters, chunk, prepared.pointers<C>(), Planes<const T>(grad_output),
+                   Planes<const T>(input), contractions.mutable_data_ptr<C>());
         });
     });
     return contractions;
@@ -385,22 +379,18 @@ Tensor conv_direct(const Convolution& convolution, const OptionalTensor& bias) {
     return make<Pass::forward>(convolution.input, convolution, bias);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_direct_backward(const Tensor& grad_output,
-                                                                        const Convolution& convolution,
-                                                                        const std::array<bool, 5>& output_mask) {
+ConvGradients<Tensor> conv_direct_backward(const Tensor& grad_output, const Convolution& convolution,
+                                           const ConvGradients<bool>& wanted) {
     const auto& [input, weight, positions, sigma, kernel, arguments] = convolution;
-    const auto none = [&](const Tensor& like) { return not_computed(like.scalar_type(), like); };
-    const Tensor grad_input =
-        output_mask[0] ? make<Pass::backward>(grad_output, convolution, std::nullopt) : none(input);
-    const Tensor grad_bias = output_mask[4] ? bias_gradient(grad_output, arguments) : none(input);
-    if (!output_mask[1] && !output_mask[2] && !output_mask[3]) {
-        return {grad_input, none(weight), none(weight), none(weight), grad_bias};
+    const auto none = [&] { return not_computed(input.scalar_type(), input); };
+    const Tensor grad_input = wanted.input ? make<Pass::backward>(grad_output, convolution, std::nullopt) : none();
+    ParameterGradients<Tensor> grad_parameters = parameters_not_computed(weight);
+    if (any(wanted.parameters)) {
+        const PreparedParameters prepared = convolution.parameters();
+        grad_parameters = element_gradients(contract(grad_output, convolution, prepared), Filters(kernel), prepared,
+                                            kernel.version, weight.scalar_type(), wanted.parameters);
     }
-    const PreparedParameters prepared(weight, positions, sigma, compute_dtype(weight));
-    const auto [grad_weight, grad_positions, grad_sigma] =
-        element_gradients(contract(grad_output, convolution, prepared), Filters(kernel), prepared, kernel,
-                          weight.scalar_type(), {output_mask[1], output_mask[2], output_mask[3]});
-    return {grad_input, grad_weight, grad_positions, grad_sigma, grad_bias};
+    return {grad_input, grad_parameters, wanted.bias ? aten_bias_gradient(grad_output) : none()};
 }
 
 }  // namespace dcls::cuda

@@ -1,6 +1,6 @@
 // Convolution with positions that all out channels share, on CUDA.
 //
-// As on the CPU (cpu/conv_im2col.cpp): each in channel is interpolated once per element and output pixel, which gives
+// Each in channel is interpolated once per element and output pixel, which gives
 // columns, and a matrix product does the rest,
 //
 //     output (g, O/g, pixels) = weight (g, O/g, (I/g) K) * columns (g, (I/g) K, pixels).
@@ -16,10 +16,9 @@
 #include "conv_im2col.h"
 
 #include "../../aten_convolution.h"
-#include "../construct/construct_kernel.h"
-#include "../element_gradients.h"
+#include "../elements.h"
+#include "../planes.h"
 #include "../tuning.h"
-#include "../view.h"
 
 namespace dcls::cuda {
 namespace {
@@ -55,7 +54,7 @@ struct Window {
     const T* plane;
     int64_t z, y, x;
 
-    __device__ Window(const Geometry& geometry, const View<const T>& in, int64_t channel, int64_t pixel) {
+    __device__ Window(const Geometry& geometry, const Planes<const T>& in, int64_t channel, int64_t pixel) {
         const Pixel at(pixel, geometry.output);
         plane = in.plane(at.image, channel);
         z = at.z * geometry.stride[0] - geometry.padding[0];
@@ -93,13 +92,13 @@ __device__ void for_each_tap(const Element<version, C>& element, const Axes& ext
 template <Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     columns_kernel(Geometry geometry, Filters filters, Tile tile, Parameters<Compute<T>> parameters,
-                   const Compute<T>* inverse, View<const T> in, T* columns) {
+                   const Compute<T>* inverse, Planes<const T> in, T* columns) {
     using C = Compute<T>;
     const int64_t blocks = ceil_div(tile.pixels, kThreads * kPixels);
     const int64_t rows = geometry.groups * geometry.elements();
     for_each_item(rows * blocks, [&](int64_t item) {
         const int64_t row = item / blocks, channel = row / geometry.kernel_count;
-        const int64_t place = row % geometry.elements();
+        const int64_t element = row % geometry.elements();
         const int64_t first = item % blocks * kThreads * kPixels + threadIdx.x;
         const auto window = [&](int j) {
             return Window<T>(geometry, in, channel, tile.first + std::min(first + j * kThreads, tile.pixels - 1));
@@ -108,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
         const Window<T> windows[kPixels] = {window(0), window(1), window(2), window(3)};
         C sums[kPixels] = {};
         for_each_tap(
-            Element<version, C>(filters, parameters, place), filters.extent,
+            Element<version, C>(filters, parameters, element), filters.extent,
             [&](int64_t z, int64_t y, int64_t x, const Factor<C>& at_z, const Factor<C>& at_y, const Factor<C>& at_x) {
                 const C share = at_z.value * at_y.value * at_x.value;
 #pragma unroll
@@ -119,7 +118,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
 #pragma unroll
         for (int j = 0; j < kPixels; ++j) {
             if (first + j * kThreads < tile.pixels) {
-                columns[row * tile.pixels + first + j * kThreads] = static_cast<T>(sums[j] * inverse[place]);
+                columns[row * tile.pixels + first + j * kThreads] = static_cast<T>(sums[j] * inverse[element]);
             }
         }
     });
@@ -133,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     using C = Compute<T>;
     const int64_t outputs = geometry.output[0] * geometry.output[1] * geometry.output[2];
     const int64_t inputs = geometry.input[0] * geometry.input[1] * geometry.input[2];
-    const int64_t channels = geometry.groups * geometry.in_channels;
+    const int64_t channels = geometry.groups * geometry.in_channels_per_group;
     const int64_t first_image = tile.first / outputs, last_image = (tile.first + tile.pixels - 1) / outputs;
     const int64_t blocks = ceil_div(inputs, kThreads);
     for_each_item((last_image - first_image + 1) * channels * blocks, [&](int64_t item) {
@@ -145,10 +144,10 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
         const Pixel pixel(index, geometry.input);
         C sum = 0;
         for (int64_t k = 0; k < geometry.kernel_count; ++k) {
-            const int64_t place = channel % geometry.in_channels * geometry.kernel_count + k;
+            const int64_t element = channel % geometry.in_channels_per_group * geometry.kernel_count + k;
             const T* row = grad_columns + (channel * geometry.kernel_count + k) * tile.pixels;
             C of_element = 0;
-            for_each_tap(Element<version, C>(filters, parameters, place), filters.extent,
+            for_each_tap(Element<version, C>(filters, parameters, element), filters.extent,
                          [&](int64_t z, int64_t y, int64_t x, const Factor<C>& at_z, const Factor<C>& at_y,
                              const Factor<C>& at_x) {
                              const auto output = [&](int axis, int64_t at, int64_t tap) {
@@ -166,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
                                  of_element += at_z.value * at_y.value * at_x.value * static_cast<C>(row[column]);
                              }
                          });
-            sum += of_element * inverse[place];
+            sum += of_element * inverse[element];
         }
         grad_input[(image * channels + channel) * inputs + index] += sum;
     });
@@ -176,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
 template <Version version, typename T>
 __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
     contract_columns_kernel(Geometry geometry, Filters filters, Tile tile, int64_t run,
-                            Parameters<Compute<T>> parameters, const T* grad_columns, View<const T> in,
+                            Parameters<Compute<T>> parameters, const T* grad_columns, Planes<const T> in,
                             Compute<T>* contractions) {
     using C = Compute<T>;
     const int lane = static_cast<int>(threadIdx.x % kWarp);
@@ -186,11 +185,11 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
         if (index >= rows * runs) {
             return;
         }
-        const int64_t row = index % rows, group = row / geometry.elements(), place = row % geometry.elements();
+        const int64_t row = index % rows, group = row / geometry.elements(), element = row % geometry.elements();
         const int64_t begin = index / rows * run, end = std::min(begin + run, tile.pixels);
         Contraction<C> contraction;
         for_each_tap(
-            Element<version, C>(filters, parameters, place), filters.extent,
+            Element<version, C>(filters, parameters, element), filters.extent,
             [&](int64_t z, int64_t y, int64_t x, const Factor<C>& at_z, const Factor<C>& at_y, const Factor<C>& at_x) {
                 C sum = 0;
                 for (int64_t pixel = begin + lane; pixel < end; pixel += kWarp) {
@@ -204,17 +203,17 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
         if (lane == 0) {
             C* part =
                 contractions + (index / rows * geometry.groups + group) * kContractionValues * geometry.elements();
-            store(contraction, part, place, geometry.elements());
+            store(contraction, part, element, geometry.elements());
         }
     });
 }
 
 // Between a tensor (N, C, *spatial) and a matrix (C, pixels) of a tile's pixels.
-enum class Direction { to_matrix, to_tensor };
+enum class Copy { to_matrix, to_tensor };
 
-template <Direction direction, typename T>
+template <Copy copy, typename T>
 __global__ void __launch_bounds__(kThreads)
-    copy_tile_kernel(Axes extent, int64_t channels, Tile tile, View<T> tensor, T* matrix, const Compute<T>* bias) {
+    copy_tile_kernel(Axes extent, int64_t channels, Tile tile, Planes<T> tensor, T* matrix, const Compute<T>* bias) {
     const int64_t blocks = ceil_div(tile.pixels, kThreads);
     for_each_item(channels * blocks, [&](int64_t item) {
         const int64_t channel = item / blocks, index = item % blocks * kThreads + threadIdx.x;
@@ -225,7 +224,7 @@ __global__ void __launch_bounds__(kThreads)
         T& in_tensor = tensor.plane(
             pixel.image, channel)[pixel.z * tensor.stride[0] + pixel.y * tensor.stride[1] + pixel.x * tensor.stride[2]];
         T& in_matrix = matrix[channel * tile.pixels + index];
-        if constexpr (direction == Direction::to_matrix) {
+        if constexpr (copy == Copy::to_matrix) {
             in_matrix = in_tensor;
         } else {
             const Compute<T> added = bias != nullptr ? bias[channel] : Compute<T>(0);
@@ -238,21 +237,21 @@ __global__ void __launch_bounds__(kThreads)
 class Im2col {
  public:
     explicit Im2col(const Convolution& convolution)
-        : input_(batched(convolution.input, convolution.arguments)),
+        : input_(convolution.input),
           dtype_(input_.scalar_type()),
-          prepared_(convolution.weight, convolution.positions, convolution.sigma, compute_dtype(convolution.weight)),
-          kernel_(convolution.kernel),
+          prepared_(convolution.parameters()),
+          version_(convolution.kernel.version),
           filters_(convolution.kernel),
-          geometry_(convolution.kernel, convolution.arguments, input_),
-          inverse_(inverse_normalisation(filters_, prepared_, kernel_.version)),
+          geometry_(convolution.geometry()),
+          inverse_(inverse_normalisation(filters_, prepared_, version_)),
           weight_(view(contiguous(cast(convolution.weight, dtype_)),
-                       {geometry_.groups, geometry_.out_channels, geometry_.elements()})),
+                       {geometry_.groups, geometry_.out_channels_per_group, geometry_.elements()})),
           launch_(input_) {
         // One element a position: those of all out channels at once.
         filters_.out_channels = 1;
     }
 
-    const Tensor& input() const { return input_; }
+    ScalarType compute_dtype() const { return prepared_.dtype; }
     const Tensor& weight() const { return weight_; }
     const Geometry& geometry() const { return geometry_; }
 
@@ -271,20 +270,20 @@ class Im2col {
         dispatch_kernel([&]<Version version, typename T>() {
             launch_(columns_kernel<version, T>, rows() * ceil_div(tile.pixels, kThreads * kPixels), kThreads, 0,
                     geometry_, filters_, tile, prepared_.pointers<Compute<T>>(), inverse_.const_data_ptr<Compute<T>>(),
-                    View<const T>(input_), data<T>(result));
+                    Planes<const T>(input_), data<T>(result));
         });
         return result;
     }
 
     // (g, O/g, pixels) of a tensor with O channels.
     Tensor gather(const Tensor& tensor, const Tile& tile) const {
-        const Tensor result = matrix(geometry_.out_channels, tile);
-        copy_tile<Direction::to_matrix>(tensor, tile, result, nullptr);
+        const Tensor result = matrix(geometry_.out_channels_per_group, tile);
+        copy_tile<Copy::to_matrix>(tensor, tile, result, PreparedBias(std::nullopt, prepared_.dtype));
         return result;
     }
 
-    void scatter(const Tensor& matrix, const Tile& tile, const Tensor& tensor, const Tensor* bias) const {
-        copy_tile<Direction::to_tensor>(tensor, tile, matrix, bias);
+    void scatter(const Tensor& matrix, const Tile& tile, const Tensor& tensor, const PreparedBias& bias) const {
+        copy_tile<Copy::to_tensor>(tensor, tile, matrix, bias);
     }
 
     // grad_input: (N, I, *spatial), contiguous, in the compute dtype.
@@ -293,9 +292,10 @@ class Im2col {
         const int64_t inputs = geometry_.input[0] * geometry_.input[1] * geometry_.input[2];
         dispatch_kernel([&]<Version version, typename T>() {
             launch_(grad_input_kernel<version, T>,
-                    images * geometry_.groups * geometry_.in_channels * ceil_div(inputs, kThreads), kThreads, 0,
-                    geometry_, filters_, tile, prepared_.pointers<Compute<T>>(), inverse_.const_data_ptr<Compute<T>>(),
-                    static_cast<const T*>(grad_columns.const_data_ptr()), grad_input.mutable_data_ptr<Compute<T>>());
+                    images * geometry_.groups * geometry_.in_channels_per_group * ceil_div(inputs, kThreads), kThreads,
+                    0, geometry_, filters_, tile, prepared_.pointers<Compute<T>>(),
+                    inverse_.const_data_ptr<Compute<T>>(), static_cast<const T*>(grad_columns.const_data_ptr()),
+                    grad_input.mutable_data_ptr<Compute<T>>());
         });
     }
 
@@ -303,26 +303,23 @@ class Im2col {
     Tensor contractions(const Tensor& grad_columns, const Tile& tile) const {
         const int64_t wanted = std::clamp<int64_t>(kWantedWarps / rows(), 1, ceil_div(tile.pixels, kSmallestPart));
         const int64_t run = ceil_div(tile.pixels, wanted), runs = ceil_div(tile.pixels, run);
-        const Tensor parts = empty({runs * geometry_.groups, kContractionValues, geometry_.elements()},
-                                   prepared_.positions.scalar_type(), input_);
+        const Tensor parts =
+            empty({runs * geometry_.groups, kContractionValues, geometry_.elements()}, prepared_.dtype, input_);
         dispatch_kernel([&]<Version version, typename T>() {
             launch_(contract_columns_kernel<version, T>, ceil_div(rows() * runs, kWarps), kThreads, 0, geometry_,
                     filters_, tile, run, prepared_.pointers<Compute<T>>(),
-                    static_cast<const T*>(grad_columns.const_data_ptr()), View<const T>(input_),
+                    static_cast<const T*>(grad_columns.const_data_ptr()), Planes<const T>(input_),
                     parts.mutable_data_ptr<Compute<T>>());
         });
         return sum_over(parts, {0}, true);
     }
 
-    // Of positions and sigma. The elements' weights are in grad_columns already.
-    std::tuple<Tensor, Tensor> place_gradients(const Tensor& contractions, bool positions, bool sigma,
-                                               ScalarType dtype) const {
+    // But for the weight's. The elements' weights are in grad_columns already.
+    ParameterGradients<Tensor> parameter_gradients(const Tensor& contractions, bool positions, bool sigma,
+                                                   ScalarType dtype) const {
         PreparedParameters unit = prepared_;
-        unit.weight =
-            full({1, geometry_.in_channels, geometry_.kernel_count}, 1.0, prepared_.positions.scalar_type(), input_);
-        const auto gradients =
-            element_gradients(contractions, filters_, unit, kernel_, dtype, {false, positions, sigma});
-        return {std::get<1>(gradients), std::get<2>(gradients)};
+        unit.weight = full({1, geometry_.in_channels_per_group, geometry_.kernel_count}, 1.0, prepared_.dtype, input_);
+        return element_gradients(contractions, filters_, unit, version_, dtype, {false, positions, sigma});
     }
 
  private:
@@ -341,25 +338,23 @@ class Im2col {
     template <typename Body>
     void dispatch_kernel(const Body& body) const {
         dispatch_dtype(dtype_, [&]<typename T>() {
-            dispatch_version<T>(kernel_.version,
-                                [&]<Version version, typename>() { body.template operator()<version, T>(); });
+            dispatch_version<T>(version_, [&]<Version version, typename>() { body.template operator()<version, T>(); });
         });
     }
 
-    template <Direction direction>
-    void copy_tile(const Tensor& tensor, const Tile& tile, const Tensor& matrix, const Tensor* bias) const {
-        const int64_t channels = geometry_.groups * geometry_.out_channels;
+    template <Copy copy>
+    void copy_tile(const Tensor& tensor, const Tile& tile, const Tensor& matrix, const PreparedBias& bias) const {
+        const int64_t channels = geometry_.groups * geometry_.out_channels_per_group;
         dispatch_dtype(dtype_, [&]<typename T>() {
-            launch_(copy_tile_kernel<direction, T>, channels * ceil_div(tile.pixels, kThreads), kThreads, 0,
-                    geometry_.output, channels, tile, View<T>(tensor), data<T>(matrix),
-                    bias != nullptr ? bias->const_data_ptr<Compute<T>>() : nullptr);
+            launch_(copy_tile_kernel<copy, T>, channels * ceil_div(tile.pixels, kThreads), kThreads, 0,
+                    geometry_.output, channels, tile, Planes<T>(tensor), data<T>(matrix), bias.pointer<Compute<T>>());
         });
     }
 
-    Tensor input_;
+    const Tensor& input_;
     ScalarType dtype_;
     PreparedParameters prepared_;
-    const KernelArguments& kernel_;
+    Version version_;
     Filters filters_;
     Geometry geometry_;
     Tensor inverse_, weight_;
@@ -370,64 +365,56 @@ class Im2col {
 
 Tensor conv_im2col(const Convolution& convolution, const OptionalTensor& bias) {
     const Im2col im2col(convolution);
-    const ConvArguments& arguments = convolution.arguments;
-    const OptionalTensor wide_bias =
-        bias.has_value() ? OptionalTensor(contiguous(cast(*bias, compute_dtype(convolution.weight)))) : std::nullopt;
-    const Tensor output =
-        empty_in_format(arguments.batched_output_shape(), im2col.input(), memory_format_like(im2col.input()));
+    const PreparedBias prepared_bias(bias, im2col.compute_dtype());
+    const Tensor output = empty_in_format_of(convolution.input, convolution.arguments.batched_output_shape());
     im2col.for_each_tile([&](const Tile& tile) {
-        im2col.scatter(batched_product(im2col.weight(), im2col.columns(tile)), tile, output,
-                       wide_bias.has_value() ? &*wide_bias : nullptr);
+        im2col.scatter(batched_product(im2col.weight(), im2col.columns(tile)), tile, output, prepared_bias);
     });
-    return unbatched(output, arguments);
+    return output;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_im2col_backward(const Tensor& grad_output,
-                                                                        const Convolution& convolution,
-                                                                        const std::array<bool, 5>& output_mask) {
+ConvGradients<Tensor> conv_im2col_backward(const Tensor& grad_output, const Convolution& convolution,
+                                           const ConvGradients<bool>& wanted) {
     const auto& [input, weight, positions, sigma, kernel, arguments] = convolution;
     const Im2col im2col(convolution);
-    const Geometry& geometry = im2col.geometry();
-    const ScalarType dtype = weight.scalar_type(), wide = compute_dtype(weight);
-    const bool wants_sigma = output_mask[3] && sigma.has_value();
-    const bool wants_places = output_mask[2] || wants_sigma;
-    const Tensor batched_grad = batched(grad_output, arguments);
+    const auto& [wants_weight, wants_positions, wants_sigma] = wanted.parameters;
+    const bool wants_contractions = wants_positions || wants_sigma;
+    const ScalarType dtype = weight.scalar_type(), wide = im2col.compute_dtype();
 
     // Tiles add to these.
-    const auto zeros = [&](bool wanted, const IntList& shape) {
-        return wanted ? full(shape, 0.0, wide, input) : not_computed(wide, input);
+    const auto zeros = [&, like = input](bool is_wanted, const IntList& shape) {
+        return is_wanted ? full(shape, 0.0, wide, like) : not_computed(wide, like);
     };
-    const Tensor grad_input = zeros(output_mask[0], sizes(im2col.input()));
-    Tensor grad_weight = zeros(output_mask[1], sizes(im2col.weight()));
-    Tensor contractions = zeros(wants_places, {1, kContractionValues, geometry.elements()});
+    const Tensor grad_input = zeros(wanted.input, sizes(input));
+    Tensor grad_weight = zeros(wants_weight, sizes(im2col.weight()));
+    Tensor contractions = zeros(wants_contractions, {1, kContractionValues, im2col.geometry().elements()});
     im2col.for_each_tile([&](const Tile& tile) {
-        const Tensor grad = im2col.gather(batched_grad, tile);
-        if (output_mask[0] || wants_places) {
+        const Tensor grad = im2col.gather(grad_output, tile);
+        if (wanted.input || wants_contractions) {
             const Tensor grad_columns = batched_product(transpose(im2col.weight(), 1, 2), grad);
-            if (output_mask[0]) {
+            if (wanted.input) {
                 im2col.add_to_grad_input(grad_columns, tile, grad_input);
             }
-            if (wants_places) {
+            if (wants_contractions) {
                 contractions = add(contractions, im2col.contractions(grad_columns, tile));
             }
         }
-        if (output_mask[1]) {
+        if (wants_weight) {
             // In float32 for half types: a sum over so many pixels can exceed float16.
             const Tensor columns = cast(im2col.columns(tile), wide);
             grad_weight = add(grad_weight, batched_product(cast(grad, wide), transpose(columns, 1, 2)));
         }
     });
-    const auto none = [&](const Tensor& like) { return not_computed(like.scalar_type(), like); };
-    const auto [grad_positions, grad_sigma] =
-        wants_places ? im2col.place_gradients(contractions, output_mask[2], wants_sigma, dtype)
-                     : std::tuple{none(weight), none(weight)};
-    return {
-        output_mask[0] ? formatted(cast(grad_input, input.scalar_type()), im2col.input(), arguments) : none(input),
-        output_mask[1] ? cast(view(grad_weight, sizes(weight)), dtype) : none(weight),
-        grad_positions,
-        grad_sigma,
-        output_mask[4] ? bias_gradient(grad_output, arguments) : none(input),
-    };
+    ParameterGradients<Tensor> grad_parameters = parameters_not_computed(weight);
+    if (wants_contractions) {
+        grad_parameters = im2col.parameter_gradients(contractions, wants_positions, wants_sigma, dtype);
+    }
+    if (wants_weight) {
+        grad_parameters.weight = cast(view(grad_weight, sizes(weight)), dtype);
+    }
+    const Tensor none = not_computed(input.scalar_type(), input);
+    return {wanted.input ? in_format_of(input, cast(grad_input, input.scalar_type())) : none, grad_parameters,
+            wanted.bias ? aten_bias_gradient(grad_output) : none};
 }
 
 }  // namespace dcls::cuda
