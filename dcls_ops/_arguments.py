@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,11 @@ def to_tuple(name: str, value: Size, length: int) -> tuple[int, ...]:
         pass
     several = "a tuple of one" if length == 1 else f"{length} ints"
     raise ValueError(f"{name} must be an int or {several}, got {value!r}")
+
+
+def for_axes(namespace: Any, name: str, spatial_axes: int) -> Any:
+    """What is called ``name`` for one, two or three spatial axes: ``for_axes(F, "conv", 2)`` is ``F.conv2d``."""
+    return getattr(namespace, f"{name}{spatial_axes}d")
 
 
 def is_traced() -> bool:

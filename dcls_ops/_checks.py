@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-VERSIONS = ("v0", "v1", "max", "gauss")
-METHODS = ("auto", "construct", "direct", "im2col")
+from dcls_ops._versions import METHODS, VERSIONS, has_sigma
 
-# Of one, two and three spatial axes.
+# The extents of kernels of one, two and three spatial axes, in words.
 _KERNEL_AXES = ("kernel_length", "kernel_height, kernel_width", "kernel_depth, kernel_height, kernel_width")
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -30,11 +29,6 @@ _INPUT_DTYPES = {
 
 # No extent, stride or padding comes near; below it, their sums and products fit 64 bits.
 _LIMIT = 2**31
-
-
-def has_sigma(version: str) -> bool:
-    """Whether an interpolation takes a width."""
-    return version in ("max", "gauss")
 
 
 class Checker:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from dcls_ops import _library
-from dcls_ops._checks import VERSIONS
+from dcls_ops._versions import VERSIONS
 
 # Beyond so many widths from an element, its factors are 0 or below rounding (csrc/interpolation.h).
 _FURTHEST_TAP = {"max": 1.0, "gauss": 6.5}

@@ -1,14 +1,13 @@
 """Convolution with a dense kernel that is there already, by the faster of PyTorch and the library."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcls_ops._arguments import pad, padding_per_side, sizes
-from dcls_ops.ops._formats import in_format_of
+from dcls_ops._arguments import for_axes, pad, padding_per_side, sizes
+from dcls_ops.ops._memory_format import in_format_of
 
 
 def dense_convolution(
@@ -23,12 +22,10 @@ def dense_convolution(
     axes = kernel.dim() - 2
     # With other channels PyTorch says what it expected; the library would take them for several outputs a channel.
     if (*sizes(kernel, 0, 1), *sizes(input, -axes - 1)) == (groups, 1, groups):
-        ops: Any = torch.ops.dcls
-        depthwise = (ops.depthwise_conv1d, ops.depthwise_conv2d, ops.depthwise_conv3d)[axes - 1]
-        output: Tensor = depthwise(input, kernel, bias, stride, padding)
+        depthwise_conv = for_axes(torch.ops.dcls, "depthwise_conv", axes)
+        output: Tensor = depthwise_conv(input, kernel, bias, stride, padding)
         return output
-    convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
-    output = convolution(input, kernel, bias, stride, padding, groups=groups)
+    output = for_axes(F, "conv", axes)(input, kernel, bias, stride, padding, groups=groups)
     return in_format_of(input, input.dim() == axes + 2, output)
 
 

@@ -91,7 +91,7 @@ def _kernel(layer: nn.Module, convolution: Convolution) -> Tensor:
     kept = _KEPT.get(layer)
     version, kernel_size, dtype = settings = (convolution.version, convolution.kernel_size, convolution.input.dtype)
     if kept is None or kept.settings != settings or not _are_equal(kept.operands, convolution.operands):
-        # Of copies: another thread may be writing to the parameters.
+        # The kernel of copies: another thread may be writing to the parameters.
         operands = _copies(convolution.operands)
         weight, positions, sigma = (*operands, None)[:3]
         kernel = torch.ops.dcls.construct_kernel(weight, positions, kernel_size, sigma, version).to(dtype)

@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dcls_ops._checks import has_sigma
+from dcls_ops._versions import SMALLEST_SIGMA, effective_sigma, has_sigma
 
-#: The narrowest width, of our layers too.
-SMALLEST_SIGMA = {"max": 1.0, "gauss": 0.27}
-
-#: The same for Dcls2_1d.
+#: The narrowest width of Dcls2_1d, in taps; that of other layers is SMALLEST_SIGMA.
 SMALLEST_SIGMA_2_1D = {"max": 1.0, "gauss": 1.0}
 
 
@@ -66,8 +63,3 @@ def sigma_of(
     if SIG is None or not has_sigma(version):
         return None
     return effective_sigma(in_input_order(SIG, axes, version), smallest[version])
-
-
-def effective_sigma(SIG: Tensor, smallest: float) -> Tensor:
-    """\\|SIG\\| + smallest, with the derivative 1 at 0: there SIG starts in "max", and would never learn."""
-    return torch.where(SIG >= 0, SIG, -SIG) + smallest

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcls_ops._original import SMALLEST_SIGMA, SMALLEST_SIGMA_2_1D, in_input_order, positions_of
+from dcls_ops._original import SMALLEST_SIGMA_2_1D, in_input_order, positions_of
+from dcls_ops._versions import SMALLEST_SIGMA
 from dcls_ops.nn import Dcls2_1d, DclsLayer
 
 __all__ = ["load_original"]

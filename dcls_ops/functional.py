@@ -5,13 +5,11 @@ They do what ``torch.ops.dcls.*`` does, and also take an int where the operators
 filter), d is the number of learned axes, and L is ``kernel_size``, the extent of the dense kernel.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from dcls_ops import ops as ops  # defines torch.ops.dcls
-from dcls_ops._arguments import Size, pad, padding_per_side, sizes, to_tuple
+from dcls_ops._arguments import Size, for_axes, pad, padding_per_side, sizes, to_tuple
 
 __all__ = ["construct_kernel", "conv1d", "conv2d", "conv3d", "depthwise_conv1d", "depthwise_conv2d", "depthwise_conv3d"]
 
@@ -89,7 +87,7 @@ def _conv(
     method: str,
     touched_taps: int | None,
 ) -> Tensor:
-    op: Any = (torch.ops.dcls.conv1d, torch.ops.dcls.conv2d, torch.ops.dcls.conv3d)[spatial_axes - 1]
+    op = for_axes(torch.ops.dcls, "conv", spatial_axes)
     size = to_tuple("kernel_size", kernel_size, spatial_axes)
     steps = to_tuple("stride", stride, spatial_axes)
     padded, remaining = pad(input, padding_per_side(padding, size, steps))
@@ -275,9 +273,7 @@ def depthwise_conv3d(
 def _depthwise_conv(
     spatial_axes: int, input: Tensor, kernel: Tensor, bias: Tensor | None, stride: Size, padding: Size | str
 ) -> Tensor:
-    op = (torch.ops.dcls.depthwise_conv1d, torch.ops.dcls.depthwise_conv2d, torch.ops.dcls.depthwise_conv3d)[
-        spatial_axes - 1
-    ]
+    op = for_axes(torch.ops.dcls, "depthwise_conv", spatial_axes)
     steps = to_tuple("stride", stride, spatial_axes)
     kernel_size = sizes(kernel, *range(2, kernel.dim())) if padding == "same" else (1,) * spatial_axes
     padded, remaining = pad(input, padding_per_side(padding, kernel_size, steps))

@@ -22,15 +22,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from dcls_ops import _costs, _kept_kernel, functional
-from dcls_ops._arguments import Size, check_channels, check_padding_mode, pad, padding_per_side, to_tuple
-from dcls_ops._checks import METHODS, VERSIONS, has_sigma
+from dcls_ops._arguments import Size, check_channels, check_padding_mode, for_axes, pad, padding_per_side, to_tuple
 from dcls_ops._layer import LearnedSpacingLayer
-from dcls_ops._original import SMALLEST_SIGMA, effective_sigma
+from dcls_ops._versions import INITIAL_SIG, METHODS, SMALLEST_SIGMA, VERSIONS, effective_sigma, has_sigma
 
 __all__ = ["Dcls1d", "Dcls2_1d", "Dcls2d", "Dcls2dK1d", "Dcls3_1d", "Dcls3_2d", "Dcls3d", "DclsLayer"]
-
-# As in the original package: a Gaussian of 0.23 + 0.27 = 0.5 taps is about as wide as the triangles of other versions.
-_INITIAL_SIG = {"max": 0.0, "gauss": 0.23}
 
 
 class DclsLayer(LearnedSpacingLayer):
@@ -39,6 +35,8 @@ class DclsLayer(LearnedSpacingLayer):
     Filters are dense along the leading spatial axes (``dense_kernel_size``, often none) and learned along the others.
     """
 
+    #: The number of axes along which positions are learned, the last ones.
+    learned_axes: ClassVar[int]
     #: Whether P and SIG mean what they do in the original package, as those of the layers of ``DCLS`` do.
     has_original_conventions: ClassVar[bool] = False
     convolution_parameters = ("weight", "P", "SIG", "bias")
@@ -63,7 +61,6 @@ class DclsLayer(LearnedSpacingLayer):
         padding: Size | str,
         dense_kernel_size: Size | None = None,
         dilated_kernel_size: Size,
-        learned_axes: int,
         groups: int,
         bias: bool,
         padding_mode: str,
@@ -93,11 +90,11 @@ class DclsLayer(LearnedSpacingLayer):
         self.stride = to_tuple("stride", stride, self.spatial_axes)
         self.padding = padding if isinstance(padding, str) else to_tuple("padding", padding, self.spatial_axes)
         self.dense_kernel_size = (
-            to_tuple("dense_kernel_size", dense_kernel_size, self.spatial_axes - learned_axes)
+            to_tuple("dense_kernel_size", dense_kernel_size, self.spatial_axes - self.learned_axes)
             if dense_kernel_size is not None
             else ()
         )
-        self.dilated_kernel_size = to_tuple("dilated_kernel_size", dilated_kernel_size, learned_axes)
+        self.dilated_kernel_size = to_tuple("dilated_kernel_size", dilated_kernel_size, self.learned_axes)
         self.groups = groups
         self.padding_mode = padding_mode
         self.version = version
@@ -113,7 +110,7 @@ class DclsLayer(LearnedSpacingLayer):
 
         filters = (out_channels, in_channels // groups, *self.dense_kernel_size, self.kernel_count)
         self.weight = parameter(*filters)
-        self.P = parameter(learned_axes, 1 if shared_positions else out_channels, *filters[1:])
+        self.P = parameter(self.learned_axes, 1 if shared_positions else out_channels, *filters[1:])
         self.register_parameter("SIG", parameter(*self.P.shape) if has_sigma(version) else None)
         self.register_parameter("bias", parameter(out_channels) if bias else None)
         self.reset_parameters()
@@ -138,7 +135,7 @@ class DclsLayer(LearnedSpacingLayer):
             nn.init.uniform_(self.bias, -bound, bound)
         self._reset_positions()
         if self.SIG is not None:
-            nn.init.constant_(self.SIG, _INITIAL_SIG.get(self.version, 0.0))
+            nn.init.constant_(self.SIG, INITIAL_SIG.get(self.version, 0.0))
         self.update_touched_taps()
 
     def _reset_positions(self) -> None:
@@ -183,7 +180,7 @@ class DclsLayer(LearnedSpacingLayer):
             self.touched_taps = found
 
     def _widths(self, SIG: Tensor) -> Tensor:
-        """Those of all elements, in any shape."""
+        """The widths of all elements, in any shape."""
         sigma = self.sigma
         assert sigma is not None
         return sigma
@@ -229,8 +226,7 @@ class DclsLayer(LearnedSpacingLayer):
         )
         output = _kept_kernel.convolve(self, convolution)
         if output is None:
-            function: Any = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
-            output = function(*convolution)
+            output = for_axes(functional, "conv", self.spatial_axes)(*convolution)
         return output
 
     def extra_repr(self) -> str:
@@ -283,7 +279,6 @@ class _DclsNd(DclsLayer):
             stride=stride,
             padding=padding,
             dilated_kernel_size=dilated_kernel_size,
-            learned_axes=self.spatial_axes,
             groups=groups,
             bias=bias,
             padding_mode=padding_mode,
@@ -311,6 +306,7 @@ class Dcls1d(_DclsNd):
     """
 
     spatial_axes = 1
+    learned_axes = 1
 
 
 class Dcls2d(_DclsNd):
@@ -344,6 +340,7 @@ class Dcls2d(_DclsNd):
     """
 
     spatial_axes = 2
+    learned_axes = 2
 
 
 class Dcls3d(_DclsNd):
@@ -358,12 +355,11 @@ class Dcls3d(_DclsNd):
     """
 
     spatial_axes = 3
+    learned_axes = 3
 
 
 class _DclsPartial(DclsLayer):
     """Dense along the leading axes, learned along the last ones."""
-
-    learned_axes: ClassVar[int]
 
     def __init__(
         self,
@@ -391,7 +387,6 @@ class _DclsPartial(DclsLayer):
             padding=padding,
             dense_kernel_size=dense_kernel_size,
             dilated_kernel_size=dilated_kernel_size,
-            learned_axes=self.learned_axes,
             groups=groups,
             bias=bias,
             padding_mode=padding_mode,
@@ -471,6 +466,7 @@ class Dcls2dK1d(DclsLayer):
     """
 
     spatial_axes = 2
+    learned_axes = 1
 
     def __init__(
         self,
@@ -500,7 +496,6 @@ class Dcls2dK1d(DclsLayer):
             stride=stride,
             padding=padding,
             dilated_kernel_size=dilated_kernel_size,
-            learned_axes=1,
             groups=groups,
             bias=bias,
             padding_mode=padding_mode,

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dcls_ops._arguments import for_axes
 from dcls_ops._checks import HALF_DTYPES, check_kernel_arguments
 
 #: What a backward function returns: one gradient for each differentiable argument, None where the argument is None.
@@ -111,7 +112,7 @@ def conv(
     """conv1d, conv2d and conv3d: convolution with the dense kernel, in the input's dtype."""
     kernel = _wide_kernel(weight, positions, kernel_size, sigma, version).to(input.dtype)
     bias = bias.to(input.dtype) if bias is not None else None
-    convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[len(kernel_size) - 1]
+    convolution = for_axes(F, "conv", len(kernel_size))
     output: Tensor = convolution(input, kernel, bias, stride, padding, groups=groups)
     return output
 
@@ -149,7 +150,7 @@ def depthwise_conv(
 ) -> Tensor:
     """depthwise_conv1d, depthwise_conv2d and depthwise_conv3d: each channel convolved with its own kernels."""
     spatial_axes = kernel.dim() - 2
-    convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[spatial_axes - 1]
+    convolution = for_axes(F, "conv", spatial_axes)
     output: Tensor = convolution(input, kernel, bias, stride, padding, groups=input.shape[-spatial_axes - 1])
     return output
 

@@ -63,7 +63,7 @@ def register_reference(op: str, fake: Callable[..., Any], reference: Callable[..
 
 
 def register_backward_reference(op: str, fake: Callable[..., Any], reference: Callable[..., Any]) -> None:
-    """The same for a backward operator, whose last argument is output_mask."""
+    """Registers the plain ATen implementation of a backward operator, whose last argument is output_mask."""
 
     def kernel(*args: Any) -> tuple[Tensor, ...]:
         *arguments, output_mask = args
@@ -147,23 +147,3 @@ def register_double_backward(op: str, reference: Callable[..., Any]) -> None:
         return tuple(results)
 
     register_autograd(op, backward)
-
-
-def batch_first(tensor: Tensor | None, dim: int | None, batch_size: int) -> Any:
-    """The vmapped tensor with its batch dimension first, expanded where it had none; None for None."""
-    if tensor is None:
-        return None
-    if dim is None:
-        return tensor.unsqueeze(0).expand(batch_size, *tensor.shape)
-    return tensor.movedim(dim, 0)
-
-
-def fold(tensor: Tensor | None, axis: int) -> Any:
-    """(B, ..., n, ...) -> (..., B n, ...), where n is axis ``axis`` of the result; None for None."""
-    return tensor.movedim(0, axis).flatten(axis, axis + 1) if tensor is not None else None
-
-
-def unfold(tensor: Tensor, axis: int, batch_size: int) -> Tensor:
-    """The inverse of fold."""
-    unflattened: Tensor = tensor.unflatten(axis, (batch_size, -1))
-    return unflattened.movedim(axis, 0)

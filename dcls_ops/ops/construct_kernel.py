@@ -9,15 +9,19 @@ from torch import Tensor
 from dcls_ops import reference
 from dcls_ops._checks import Checker, check_construct_kernel_backward_arguments, check_kernel_arguments
 from dcls_ops.ops._registration import (
-    batch_first,
-    fold,
     not_computed,
     pick,
     register_autograd,
     register_backward_reference,
     register_double_backward,
     register_reference,
-    unfold,
+)
+from dcls_ops.ops._vmap import (
+    batch_first,
+    merge_batch,
+    merge_parameters,
+    split_batch,
+    split_parameter_gradients,
 )
 
 _OP = "dcls::construct_kernel"
@@ -56,16 +60,16 @@ def _vmap(
     sigma: Tensor | None = None,
     version: str = "gauss",
 ) -> tuple[Tensor, int]:
-    """Folds the batch into the out channels."""
+    """Merges the batch into the out channels."""
     batch_size = info.batch_size
-    weight, positions, sigma, _ = fold_parameters(
+    weight, positions, sigma, _ = merge_parameters(
         batch_size,
         (weight, in_dims[0]),
         (positions, in_dims[1]),
         (sigma, in_dims[3] if len(in_dims) > 3 else None),
     )
     kernel = torch.ops.dcls.construct_kernel(weight, positions, kernel_size, sigma, version)
-    return unfold(kernel, 0, batch_size), 0
+    return split_batch(kernel, 0, batch_size), 0
 
 
 @torch.library.register_fake(_BACKWARD_OP)
@@ -99,12 +103,12 @@ def _backward_vmap(
     output_mask: Sequence[bool],
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     batch_size = info.batch_size
-    grad_kernel = fold(batch_first(grad_kernel, in_dims[0], batch_size), 0)
-    weight, positions, sigma, shared = fold_parameters(
+    grad_kernel = merge_batch(batch_first(grad_kernel, in_dims[0], batch_size), 0)
+    weight, positions, sigma, shared = merge_parameters(
         batch_size, (weight, in_dims[1]), (positions, in_dims[2]), (sigma, in_dims[3])
     )
     gradients = torch.ops.dcls.construct_kernel_backward(grad_kernel, weight, positions, sigma, version, output_mask)
-    return unfold_gradients(gradients, batch_size, shared)
+    return split_parameter_gradients(gradients, batch_size, shared)
 
 
 def empty_parameter_gradients(
@@ -116,40 +120,3 @@ def empty_parameter_gradients(
         like.new_empty(like.shape) if ask else not_computed(like)
         for like, ask in zip((weight, positions, positions), wanted, strict=True)
     )
-
-
-def fold_parameters(
-    batch_size: int,
-    weight: tuple[Tensor, int | None],
-    positions: tuple[Tensor, int | None],
-    sigma: tuple[Tensor | None, int | None],
-) -> tuple[Any, Any, Any, bool]:
-    """Folds vmapped parameters, given with their batch dimensions, into the out channels.
-
-    Returns weight, positions, sigma, and whether positions were shared by the out channels: folded ones are not.
-    """
-    batched_weight = batch_first(*weight, batch_size)
-    batched_positions = batch_first(*positions, batch_size)
-    batched_sigma = batch_first(*sigma, batch_size)
-    out_channels = batched_weight.shape[1]
-    shared = batched_positions.shape[2] != out_channels
-    if shared:
-        shape = (*batched_positions.shape[:2], out_channels, *batched_positions.shape[3:])
-        batched_positions = batched_positions.expand(shape)
-        batched_sigma = batched_sigma.expand(shape) if batched_sigma is not None else None
-    return fold(batched_weight, 0), fold(batched_positions, 1), fold(batched_sigma, 1), shared
-
-
-def unfold_gradients(
-    gradients: Sequence[Tensor], batch_size: int, shared: bool
-) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """Undoes fold_parameters, for the gradients. Returns them and their batch dimensions."""
-
-    def unfold_one(gradient: Tensor, axis: int) -> Tensor:
-        if gradient.numel() == 0:  # not asked for, or no sigma
-            return gradient
-        unfolded = unfold(gradient, axis, batch_size)
-        return unfolded.sum(2, keepdim=True) if shared and axis == 1 else unfolded
-
-    unfolded = tuple(unfold_one(gradient, axis) for gradient, axis in zip(gradients, (0, 1, 1), strict=True))
-    return unfolded, tuple(None if gradient.numel() == 0 else 0 for gradient in unfolded)

@@ -8,10 +8,8 @@ from torch import Tensor
 
 from dcls_ops import reference
 from dcls_ops._checks import Checker, check_conv_arguments, check_grad_output, check_kernel_arguments
-from dcls_ops.ops._formats import empty_in_format_of
+from dcls_ops.ops._memory_format import empty_in_format_of
 from dcls_ops.ops._registration import (
-    batch_first,
-    fold,
     not_computed,
     pick,
     register_autocast,
@@ -19,9 +17,15 @@ from dcls_ops.ops._registration import (
     register_backward_reference,
     register_double_backward,
     register_reference,
-    unfold,
 )
-from dcls_ops.ops.construct_kernel import empty_parameter_gradients, fold_parameters, unfold_gradients
+from dcls_ops.ops._vmap import (
+    batch_first,
+    merge_batch,
+    merge_parameters,
+    split_batch,
+    split_parameter_gradients,
+)
+from dcls_ops.ops.construct_kernel import empty_parameter_gradients
 
 _BACKWARD_OP = "dcls::conv_backward"
 
@@ -37,8 +41,8 @@ def _backward(arguments: list[Any], needs_input_grad: Sequence[bool], grad_outpu
     return grad_input, grad_weight, grad_positions, None, grad_sigma, grad_bias, *[None] * len(settings)
 
 
-def _method_of_folded(method: str) -> str:
-    """The method for parameters that fold_parameters has folded: shared positions are then not shared any more."""
+def _method_of_merged(method: str) -> str:
+    """The method for merged parameters: shared positions are then not shared any more."""
     return "auto" if method == "im2col" else method
 
 
@@ -110,13 +114,13 @@ def _register(spatial_axes: int) -> None:
         # Many layers: they become groups of one.
         batched_input = batch_first(input, input_dim, batch_size)
         channel_axis = batched_input.dim() - spatial_axes - 2
-        weight, positions, sigma, _ = fold_parameters(
+        weight, positions, sigma, _ = merge_parameters(
             batch_size, (weight, weight_dim), (positions, positions_dim), (sigma, sigma_dim)
         )
-        bias = fold(batch_first(bias, bias_dim, batch_size), 0)
-        settings = (stride, padding, groups * batch_size, version, _method_of_folded(method), touched_taps)
-        output = op(fold(batched_input, channel_axis), weight, positions, kernel_size, sigma, bias, *settings)
-        return unfold(output, channel_axis, batch_size), 0
+        bias = merge_batch(batch_first(bias, bias_dim, batch_size), 0)
+        settings = (stride, padding, groups * batch_size, version, _method_of_merged(method), touched_taps)
+        output = op(merge_batch(batched_input, channel_axis), weight, positions, kernel_size, sigma, bias, *settings)
+        return split_batch(output, channel_axis, batch_size), 0
 
     torch.library.register_fake(qualified_name, fake)
     register_reference(qualified_name, fake, reference.conv)
@@ -192,33 +196,33 @@ def _backward_vmap(
     touched_taps: int | None,
     output_mask: Sequence[bool],
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """Folds the batch into the groups, so that every entry has parameter gradients of its own."""
+    """Merges the batch into the groups, so that every entry has parameter gradients of its own."""
     batch_size = info.batch_size
     batched_grad = batch_first(grad_output, in_dims[0], batch_size)
     batched_input = batch_first(input, in_dims[1], batch_size)
     axis = batched_input.dim() - len(kernel_size) - 2
-    folded_weight, folded_positions, folded_sigma, shared = fold_parameters(
+    merged_weight, merged_positions, merged_sigma, shared = merge_parameters(
         batch_size, (weight, in_dims[2]), (positions, in_dims[3]), (sigma, in_dims[5])
     )
     grad_input, *grad_parameters, grad_bias = torch.ops.dcls.conv_backward(
-        fold(batched_grad, axis),
-        fold(batched_input, axis),
-        folded_weight,
-        folded_positions,
+        merge_batch(batched_grad, axis),
+        merge_batch(batched_input, axis),
+        merged_weight,
+        merged_positions,
         kernel_size,
-        folded_sigma,
+        merged_sigma,
         stride,
         padding,
         groups * batch_size,
         version,
-        _method_of_folded(method),
+        _method_of_merged(method),
         touched_taps,
         output_mask,
     )
-    parameters, parameter_dims = unfold_gradients(grad_parameters, batch_size, shared)
+    parameters, parameter_dims = split_parameter_gradients(grad_parameters, batch_size, shared)
     wanted_input, *_, wanted_bias = output_mask
     return (
-        unfold(grad_input, axis, batch_size) if wanted_input else grad_input,
+        split_batch(grad_input, axis, batch_size) if wanted_input else grad_input,
         *parameters,
-        unfold(grad_bias, 0, batch_size) if wanted_bias else grad_bias,
+        split_batch(grad_bias, 0, batch_size) if wanted_bias else grad_bias,
     ), (0 if wanted_input else None, *parameter_dims, 0 if wanted_bias else None)

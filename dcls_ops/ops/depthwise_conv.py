@@ -8,10 +8,8 @@ from torch import Tensor
 
 from dcls_ops import reference
 from dcls_ops._checks import Checker, check_depthwise_conv_arguments, check_grad_output
-from dcls_ops.ops._formats import empty_in_format_of
+from dcls_ops.ops._memory_format import empty_in_format_of
 from dcls_ops.ops._registration import (
-    batch_first,
-    fold,
     not_computed,
     pick,
     register_autocast,
@@ -19,8 +17,8 @@ from dcls_ops.ops._registration import (
     register_backward_reference,
     register_double_backward,
     register_reference,
-    unfold,
 )
+from dcls_ops.ops._vmap import batch_first, merge_batch, split_batch
 
 
 def _register(spatial_axes: int) -> None:
@@ -58,18 +56,18 @@ def _register(spatial_axes: int) -> None:
         stride: Sequence[int] = ones,
         padding: Sequence[int] = zeros,
     ) -> tuple[Tensor, int]:
-        """Folds the batch into the channels, which are independent."""
+        """Merges the batch into the channels, which are independent."""
         input_dim, kernel_dim, bias_dim, *_ = (*in_dims, None)
         batched_input = batch_first(input, input_dim, info.batch_size)
         axis = batched_input.dim() - spatial_axes - 2
         output = op(
-            fold(batched_input, axis),
-            fold(batch_first(kernel, kernel_dim, info.batch_size), 0),
-            fold(batch_first(bias, bias_dim, info.batch_size), 0),
+            merge_batch(batched_input, axis),
+            merge_batch(batch_first(kernel, kernel_dim, info.batch_size), 0),
+            merge_batch(batch_first(bias, bias_dim, info.batch_size), 0),
             stride,
             padding,
         )
-        return unfold(output, axis, info.batch_size), 0
+        return split_batch(output, axis, info.batch_size), 0
 
     torch.library.register_fake(qualified_name, fake)
     register_reference(qualified_name, fake, reference.depthwise_conv)
@@ -114,18 +112,18 @@ def _register_backward(spatial_axes: int) -> None:
         batched_input = batch_first(input, in_dims[1], info.batch_size)
         axis = batched_input.dim() - spatial_axes - 2
         gradients = op(
-            fold(batched_grad, axis),
-            fold(batched_input, axis),
-            fold(batch_first(kernel, in_dims[2], info.batch_size), 0),
+            merge_batch(batched_grad, axis),
+            merge_batch(batched_input, axis),
+            merge_batch(batch_first(kernel, in_dims[2], info.batch_size), 0),
             stride,
             padding,
             output_mask,
         )
-        unfolded = tuple(
-            unfold(gradient, at, info.batch_size) if ask else gradient
+        batched = tuple(
+            split_batch(gradient, at, info.batch_size) if ask else gradient
             for gradient, at, ask in zip(gradients, (axis, 0, 0), output_mask, strict=True)
         )
-        return unfolded, tuple(0 if ask else None for ask in output_mask)
+        return batched, tuple(0 if ask else None for ask in output_mask)
 
     torch.library.register_fake(qualified_name, fake)
     register_backward_reference(qualified_name, fake, reference.depthwise_conv_backward)

@@ -11,7 +11,7 @@ from torch.nn.parameter import Parameter
 
 from DCLS import _installation as _installation
 from dcls_ops import functional
-from dcls_ops._arguments import Size, check_channels, check_padding_mode, pad, padding_per_side, to_tuple
+from dcls_ops._arguments import Size, check_channels, check_padding_mode, for_axes, pad, padding_per_side, to_tuple
 from dcls_ops._layer import LearnedSpacingLayer
 
 
@@ -109,21 +109,21 @@ class DilatedNd(LearnedSpacingLayer):
     def forward(self, input: Tensor) -> Tensor:
         padded, padding = pad(input, self._padding_per_side(), self.padding_mode)
         if self._is_plain():
-            plain = (F.conv1d, F.conv2d, F.conv3d)[self.spatial_axes - 1]
+            plain = for_axes(F, "conv", self.spatial_axes)
             output: Tensor = plain(padded, self.weight, self.bias, self.stride, padding, 1, self.groups)
-            return output
-        convolution = (functional.conv1d, functional.conv2d, functional.conv3d)[self.spatial_axes - 1]
-        return convolution(
-            padded,
-            self.weight.flatten(2),
-            self.positions,
-            self.extent,
-            bias=self.bias,
-            stride=self.stride,
-            padding=padding,
-            groups=self.groups,
-            version="v0",
-        )
+        else:
+            output = for_axes(functional, "conv", self.spatial_axes)(
+                padded,
+                self.weight.flatten(2),
+                self.positions,
+                self.extent,
+                bias=self.bias,
+                stride=self.stride,
+                padding=padding,
+                groups=self.groups,
+                version="v0",
+            )
+        return output
 
     def extra_repr(self) -> str:
         parts = [

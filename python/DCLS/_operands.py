@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dcls_ops import _dense
 from dcls_ops._arguments import is_traced, pad
-from dcls_ops._checks import HALF_DTYPES, VERSIONS, has_sigma
+from dcls_ops._checks import HALF_DTYPES
 from dcls_ops._original import positions_of, sigma_of
+from dcls_ops._versions import VERSIONS, has_sigma
 
 #: Weight (O, I/g, *dense, K), and P and SIG of the original, or positions and sigma, (d, O, I/g, *dense, K).
 Operands = tuple[Tensor, Tensor, Tensor | None]
