@@ -45,9 +45,9 @@ format: $(VENV)/requirements
 	$(BIN)/ruff format $(LINTED)
 	$(BIN)/clang-format -i $(CPP)
 
-# Up to an hour on two cores; one of them: $(BIN)/python -m dcls_ops bench --case NAME, or --model NAME.
+# Up to an hour on two cores; one of them: $(BIN)/python benchmarks/run.py --case NAME, or --model NAME.
 bench: $(VENV)/installed $(VENV)/oracle.installed
-	$(BIN)/python -m dcls_ops bench --output benchmarks/results --page docs/performance.md --summary README.md
+	$(BIN)/python benchmarks/run.py --output benchmarks/results --page docs/performance.md --summary README.md
 
 # With both libraries where nvcc is found; CUDA kernels for every architecture that it and they know. Beside it, the
 # distribution that takes the original's name.

@@ -12,11 +12,10 @@ import itertools
 import statistics
 
 import torch
+from bench.cases import Case
+from bench.implementations import implementations
 from fit_costs import shortest
 from tqdm import tqdm
-
-from dcls_ops.bench.cases import Case
-from dcls_ops.bench.implementations import implementations
 
 LARGE = 1.2
 MEASURES = ("forward", "step")

@@ -30,12 +30,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from bench.cases import CASES
 from tqdm import tqdm
 
 from dcls_ops import _library
-from dcls_ops._checks import METHODS, VERSIONS
 from dcls_ops._costs import case, touched_taps
-from dcls_ops.bench.cases import CASES
+from dcls_ops._versions import METHODS, VERSIONS
 
 TABLE = Path(__file__).parents[1] / "csrc" / "cpu" / "cost_table.h"
 PASSES = ("forward", "backward")
@@ -74,7 +74,7 @@ class Shape(NamedTuple):
 
     @property
     def touched_taps(self) -> int | None:
-        """As layers say it."""
+        """Touched taps, as layers say it."""
         if self.sigma is None:
             return None
         return touched_taps(torch.tensor(self.sigma), self.version, max(self.kernel_size))

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from cases import num_threads
+from comparing import num_threads
 from hypothesis import settings
 
 import dcls_ops  # noqa: F401, defines torch.ops.dcls

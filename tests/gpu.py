@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from cases import AXES, ROUTES, Conv, Parameters, parameters
+from comparing import TOLERANCE_OF_GPU, assert_within
+from drawing import AXES, ROUTES, Conv, Parameters, channels_last, parameters, sized_conv
 from torch import Tensor
 from torch.library import opcheck
 
@@ -27,7 +28,7 @@ def why_not() -> str | None:
 
 
 def to_gpu(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """The same numbers on the GPU, with the same strides."""
+    """A tensor of the same numbers and strides on the GPU."""
     moved = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype or tensor.dtype, device=GPU)
     return moved.copy_(tensor.detach())
 
@@ -86,25 +87,12 @@ def depthwise(
     return Call(torch.ops.dcls.depthwise_conv2d.default, reference.depthwise_conv2d, arguments)
 
 
-def channels_last(tensor: Tensor) -> Tensor:
-    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
-def larger_conv(
-    axes: int,
-    *,
-    shared: bool = False,
-    method: str = "construct",
-    groups: int = 2,
-    layout: Callable[[Tensor], Tensor] = lambda x: x,
-) -> Conv:
-    """A convolution that keeps a GPU busy for a while; arguments as for cases.conv."""
+def larger_conv(axes: int, **options: Any) -> Conv:
+    """A convolution that keeps a GPU busy for a while; options as for sized_conv."""
     spatial, kernel_size = ((1000,), (40, 44), (12, 14, 16))[axes - 1], ((25,), (9, 7), (5, 4, 3))[axes - 1]
-    kernel = parameters("gauss", kernel_size, out_channels=32, in_channels=16 // groups, kernel_count=5, shared=shared)
+    sizes = {"out_channels": 32, "groups": 2, "kernel_count": 5, "stride": (2, 1, 1)[:axes]}
     padding = tuple(extent // 2 for extent in kernel_size)
-    stride = (2, 1, 1)[:axes]
-    input, bias = layout(torch.randn(8, 16, *spatial)), torch.randn(32)
-    return Conv(input, *kernel[:4], bias, stride, padding, groups, "gauss", method)
+    return sized_conv((8, 16, *spatial), kernel_size, version="gauss", padding=padding, **{**sizes, **options})
 
 
 # Every operator and method, as something that makes a call of it in float32 on the GPU.
@@ -135,18 +123,6 @@ def make(name: str, input_dtype: torch.dtype = torch.float32) -> Call:
     return made.map(lambda tensor: tensor.to(input_dtype))
 
 
-# How far results may be from the reference in float64, as a share of the largest entry of each; or of 1, because what
-# is left of entries about that large where they cancel, such as the position's gradient of an only tap, has no digits.
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.04}
-
-
-def assert_within(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    largest = max(1.0, expected.abs().max().item()) if expected.numel() > 0 else 1.0
-    torch.testing.assert_close(
-        actual.cpu().double(), expected, rtol=0, atol=tolerance * largest, msg=lambda text: f"{what}: {text}"
-    )
-
-
 def assert_agrees(on_gpu: Call, change_grad: Callable[[Tensor], Tensor] = lambda grad: grad) -> None:
     """Output and all gradients are those that the reference computes in float64 on the CPU from the same numbers.
 
@@ -157,7 +133,7 @@ def assert_agrees(on_gpu: Call, change_grad: Callable[[Tensor], Tensor] = lambda
     grad_output = change_grad(torch.empty_like(output).copy_(torch.randn(output.shape)))
     actual = on_gpu.results(grad_output)
     expected = on_gpu.map(lambda tensor: tensor.cpu().double()).expected(grad_output.cpu().double())
-    tolerance = TOLERANCES[on_gpu.tensors[0].dtype]
+    tolerance = TOLERANCE_OF_GPU[on_gpu.tensors[0].dtype]
     names = ("output", *(f"gradient of tensor {number}" for number in range(len(on_gpu.tensors))))
     for name, a, e, like in zip(names, actual, expected, (on_gpu.tensors[0], *on_gpu.tensors), strict=True):
         assert (a.device, a.dtype) == (GPU, like.dtype), name

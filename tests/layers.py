@@ -1,10 +1,10 @@
 """Layers of every kind of both packages, small, with an input each."""
 
 import torch
-from cases import LAYERS
 from DCLS.construct import modules
 from DCLS.construct.modules.Dcls import Dcls1d, Dcls2d, Dcls3d
 from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
+from drawing import LAYERS
 
 OBLONG = {
     "Dcls2d": {"dilated_kernel_size": (5, 4)},

@@ -6,15 +6,16 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+import run
 import torch
+from bench import report
+from bench.cases import CASES, select
+from bench.implementations import AUTO, COMPILED, DEPTHWISE, implementations
+from bench.measuring import peak_growth
+from bench.models import FOLDED, FOLDED_FOR_SPEED, MODELS, OURS, dcls_layers, trainings
+from bench.targets import Target, targets
 
 from dcls_ops import reference
-from dcls_ops.bench import report, run
-from dcls_ops.bench.cases import CASES, select
-from dcls_ops.bench.implementations import AUTO, COMPILED, DEPTHWISE, implementations
-from dcls_ops.bench.measuring import peak_growth
-from dcls_ops.bench.models import FOLDED, FOLDED_FOR_SPEED, MODELS, OURS, dcls_layers, trainings
-from dcls_ops.bench.targets import Target, targets
 
 STAGES = ("96-56", "192-28", "384-14", "768-7")
 
@@ -54,7 +55,7 @@ def test_an_unknown_name_is_explained():
 @pytest.mark.parametrize("module", ["tqdm", "matplotlib"])
 def test_what_is_missing_is_explained(monkeypatch, tmp_path, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(SystemExit, match=rf"bench needs {module}: pip install dcls_ops\[bench\]"):
+    with pytest.raises(SystemExit, match=rf"benchmarks need {module}: pip install {module}"):
         bench("--case", "conv3d", "--output", str(tmp_path))
 
 

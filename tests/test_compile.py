@@ -1,11 +1,12 @@
 import pytest
 import torch
-from cases import operators
+from comparing import operators
 from expecttest import assert_expected_inline
 from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
+from dcls_ops._versions import VERSIONS
 from dcls_ops.nn import Dcls1d, Dcls2_1d, Dcls2d, Dcls3d
 
 
@@ -41,7 +42,7 @@ def assert_same(actual, expected):
         torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-5 * e.abs().max().item())
 
 
-@pytest.mark.parametrize("version", ["v0", "v1", "max", "gauss"])
+@pytest.mark.parametrize("version", VERSIONS)
 @every_method
 def test_compiled_model_equals_eager(version, options):
     model = two_layers(version, **options)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from cases import VERSIONS, randomise
 from DCLS.construct import modules
+from drawing import randomise
 
 from dcls_ops import nn
+from dcls_ops._versions import VERSIONS
 from dcls_ops.convert import load_original
 
 # Extents: square, not square, even.

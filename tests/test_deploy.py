@@ -4,10 +4,10 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import LAYERS
 from DCLS.construct import modules
 from DCLS.construct.modules.Dcls import Dcls2d as DilatedDcls2d
 from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
+from drawing import LAYERS
 from torch import nn
 
 from dcls_ops._dense import DepthwiseConv1d, DepthwiseConv2d, DepthwiseConv3d

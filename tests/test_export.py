@@ -1,6 +1,6 @@
 import pytest
 import torch
-from cases import operators
+from comparing import operators
 from expecttest import assert_expected_inline
 from torch import nn
 from torch.export import Dim

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from cases import ROUTES, VERSIONS, conv, operators
+from comparing import operators
+from drawing import ROUTES, conv
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from dcls_ops._versions import VERSIONS
 from dcls_ops.nn import Dcls1d, Dcls2d
 
 # What torch itself needs for a layer whose parameters are on a GPU. (Its autograd also needs a driver there.)

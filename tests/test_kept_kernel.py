@@ -30,7 +30,7 @@ def depthwise(**settings):
 
 @contextmanager
 def unkept(layer):
-    """As the operators compute it."""
+    """The output as the operators compute it."""
     layer.train()
     yield
     layer.eval()

@@ -51,7 +51,7 @@ def test_parameters_stay_as_they_are(cls, arguments, memory_format, swaps):
 @pytest.mark.parametrize(("cls", "arguments"), EVERY_LAYER, ids=name_of)
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=str)
 def test_permuted_parameters_do_as_well(cls, arguments, memory_format):
-    """As a checkpoint may have them."""
+    """Parameters as a checkpoint may have them."""
     layer = cls(4, 6, **arguments)
     input = input_of(layer)
     expected, expected_grads = results(copy.deepcopy(layer), input)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from cases import VERSIONS
 
 from dcls_ops import nn
+from dcls_ops._versions import VERSIONS
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 

@@ -69,7 +69,7 @@ def test_a_missing_library_is_explained():
 
 
 def test_runs_without_metadata():
-    """As in a frozen program."""
+    """Runs as in a frozen program."""
     code = (
         "import importlib.metadata as metadata\n"
         "def missing(name): raise metadata.PackageNotFoundError(name)\n"

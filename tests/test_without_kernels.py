@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from cases import conv
+from drawing import conv
 
 from dcls_ops._info import OPERATORS
 

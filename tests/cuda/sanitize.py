@@ -14,8 +14,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import gpu
-from cases import VERSIONS, Conv, parameters
-from gpu import Call, channels_last
+from drawing import Conv, channels_last, parameters
+from gpu import Call
+
+from dcls_ops._versions import VERSIONS
 
 # Input, out channels, groups, kernel size, stride, padding.
 CONVOLUTIONS = [

@@ -1,11 +1,11 @@
-"""The messages of tests/ops/test_bad_input.py for tensors on a GPU."""
+"""The messages of tests/bad_calls.py for tensors on a GPU."""
 
 from contextlib import nullcontext
 
 import pytest
 import torch
+from bad_calls import BAD, CALLS
 from gpu import GPU
-from ops.test_bad_input import BAD, CALLS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 

@@ -3,14 +3,14 @@ import math
 
 import pytest
 import torch
-from cases import AXES, VERSIONS, Parameters, parameters
+from drawing import AXES, KERNEL_SIZES, Parameters, any_parameters, parameters
 from gpu import assert_agrees, call, on_a_grid, opcheck_backward, to_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.test_construct_kernel import KERNEL_SIZES, any_parameters
 from torch.library import opcheck
 
 from dcls_ops import reference
+from dcls_ops._versions import VERSIONS
 
 construct_kernel = torch.ops.dcls.construct_kernel.default
 construct_kernel_backward = torch.ops.dcls.construct_kernel_backward.default
@@ -26,7 +26,7 @@ def on_gpu(p: Parameters, dtype: torch.dtype = torch.float64) -> Parameters:
 
 
 def permute(tensor: torch.Tensor) -> torch.Tensor:
-    """The same numbers, not contiguous."""
+    """Parameters of the same numbers, not contiguous."""
     return tensor.movedim(-1, 0).contiguous().movedim(0, -1)
 
 

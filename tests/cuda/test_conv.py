@@ -3,14 +3,15 @@ import math
 
 import pytest
 import torch
-from cases import AXES, ROUTES, VERSIONS, Conv, any_conv, conv, nine_elements, parameters
-from gpu import GPU, assert_agrees, call, channels_last, on_a_grid, opcheck_backward, to_gpu
+from comparing import conv_backward_arguments
+from drawing import AXES, ROUTES, Conv, any_conv, channels_last, conv, parameters, sized_conv
+from gpu import GPU, assert_agrees, call, on_a_grid, opcheck_backward, to_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.test_conv import backward_arguments
 from torch.library import opcheck
 
 from dcls_ops import reference
+from dcls_ops._versions import METHODS, VERSIONS
 
 conv_backward = torch.ops.dcls.conv_backward.default
 
@@ -104,7 +105,17 @@ def test_layouts_of_the_gradient(grad, layout, route):
 @pytest.mark.parametrize("version", ["v1", "gauss"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_more_than_one_block(input, out_channels, groups, kernel_size, stride, method, version, dtype):
-    case = nine_elements(version, input, out_channels, groups, kernel_size, stride, method)
+    case = sized_conv(
+        input,
+        kernel_size,
+        version=version,
+        method=method,
+        out_channels=out_channels,
+        groups=groups,
+        kernel_count=9,
+        stride=stride,
+        padding=tuple(extent // 2 for extent in kernel_size),
+    )
     assert_agrees(call(on_gpu(on_a_grid(case), dtype)))
 
 
@@ -119,7 +130,7 @@ def test_many_images(route):
     assert_agrees(call(on_gpu(on_a_grid(case), torch.float32)))
 
 
-@pytest.mark.parametrize("route", ["construct", "direct", "im2col"])
+@pytest.mark.parametrize("route", METHODS[1:])
 def test_many_channels(route):
     """With a kernel for each channel, of which some are looked at: they do not depend on each other."""
     options = ROUTES[route]
@@ -150,9 +161,9 @@ def test_many_channels(route):
 def test_computes_only_the_gradients_asked_for(version, wanted, route):
     case = on_gpu(conv(version, 2, **ROUTES[route]), torch.float64)
     grad = torch.randn_like(case.op(*case))
-    everything = conv_backward(*backward_arguments(case, grad, [True] * 5))
+    everything = conv_backward(*conv_backward_arguments(case, grad, [True] * 5))
     mask = [index == wanted for index in range(5)]
-    alone = conv_backward(*backward_arguments(case, grad, mask))
+    alone = conv_backward(*conv_backward_arguments(case, grad, mask))
     for result, expected, ask in zip(alone, everything, mask, strict=True):
         if not ask:
             assert result.shape == (0,)
@@ -212,7 +223,7 @@ def test_opcheck(version, axes, route):
     case = on_gpu(conv(version, axes, **ROUTES[route]), torch.float64)
     grad = torch.randn_like(case.op(*case))
     opcheck(case.op, case.leaves())
-    opcheck_backward(conv_backward, backward_arguments(case, grad, [True] * 5))
+    opcheck_backward(conv_backward, conv_backward_arguments(case, grad, [True] * 5))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "sliced", "unbatched", "empty"])

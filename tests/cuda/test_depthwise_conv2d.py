@@ -2,7 +2,9 @@ import itertools
 
 import pytest
 import torch
-from gpu import GPU, TOLERANCES, Call, assert_agrees, assert_within, channels_last, depthwise, opcheck_backward
+from comparing import TOLERANCE_OF_GPU, assert_within
+from drawing import channels_last
+from gpu import GPU, Call, assert_agrees, depthwise, opcheck_backward
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
@@ -117,7 +119,7 @@ def assert_planes_agree(on_gpu: Call, channels: list[int]) -> None:
     some = on_gpu._replace(arguments=(input[:, channels], kernel[channels], bias[channels], stride, padding))
     expected = some.map(lambda tensor: tensor.cpu().double()).expected(picked[0].cpu().double())
     for name, a, e in zip(("output", "grad_input", "grad_kernel", "grad_bias"), picked, expected, strict=True):
-        assert_within(a, e, TOLERANCES[input.dtype], name)
+        assert_within(a, e, TOLERANCE_OF_GPU[input.dtype], name)
 
 
 @pytest.mark.parametrize("wanted", range(3))

@@ -4,23 +4,14 @@ import itertools
 
 import pytest
 import torch
-from cases import (
-    VERSIONS,
-    Conv,
-    any_conv,
-    assert_close,
-    check_conv,
-    conv_backward_arguments,
-    double,
-    parameters,
-    run_conv,
-)
+from comparing import assert_close, check_conv, conv_backward_arguments, double, run_conv
+from drawing import any_conv, channels_last, parameters, sized_conv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dcls_ops import reference
+from dcls_ops._versions import METHODS, VERSIONS
 
-METHODS = ("auto", "construct", "direct", "im2col")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 # Fixtures here hold no state that an example could change.
@@ -37,7 +28,7 @@ def test_conv(cuda_on_cpu, unwritten_is_nan, case):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_conv_in_other_dtypes(cuda_on_cpu, method, version, dtype):
-    case = conv_case((2, 4, 11, 9), (5, 4), groups=2, version=version, method=method, stride=(1, 2), padding=(2, 1))
+    case = sized_conv((2, 4, 11, 9), (5, 4), groups=2, version=version, method=method, stride=(1, 2), padding=(2, 1))
     parameters = {name: getattr(case, name) for name in ("weight", "positions", "sigma")}
     case = case._replace(
         **{name: t.float() if t is not None else None for name, t in parameters.items()},
@@ -47,41 +38,10 @@ def test_conv_in_other_dtypes(cuda_on_cpu, method, version, dtype):
     check_conv(cuda_on_cpu.ops, case)
 
 
-def conv_case(
-    input,
-    kernel_size,
-    *,
-    version="v1",
-    method="construct",
-    out_channels=4,
-    groups=1,
-    kernel_count=3,
-    stride=None,
-    padding=None,
-    channels_last=False,
-    dtype=torch.float64,
-):
-    axes = len(kernel_size)
-    p = parameters(
-        version,
-        kernel_size,
-        out_channels=out_channels,
-        in_channels=input[1] // groups,
-        kernel_count=kernel_count,
-        shared=method == "im2col",
-        dtype=dtype,
-    )
-    image = torch.randn(input, dtype=dtype)
-    if channels_last:
-        image = image.contiguous(memory_format=torch.channels_last)
-    bias = torch.randn(out_channels, dtype=dtype)
-    return Conv(image, *p[:4], bias, stride or (1,) * axes, padding or (0,) * axes, groups, version, method)
-
-
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_backward_inside_autocast(cuda_on_cpu, method):
     # Matrix products and convolutions inside the operators must not be cast.
-    case = conv_case((2, 4, 9, 8), (5, 3), method=method, groups=2, dtype=torch.float32)
+    case = sized_conv((2, 4, 9, 8), (5, 3), method=method, groups=2, dtype=torch.float32)
     arguments = (*conv_backward_arguments(case, torch.randn(2, 4, 5, 6)), [True] * 5)
     expected = cuda_on_cpu.ops.conv_backward(*arguments)
     with torch.autocast("cpu", torch.bfloat16):
@@ -105,14 +65,14 @@ CONV_EDGES = {
     "three_axes": {"input": (2, 2, 5, 9, 36), "kernel_size": (3, 5, 7), "padding": (1, 2, 3), "stride": (1, 2, 1)},
     "depthwise": {"input": (3, 5, 14, 14), "kernel_size": (17, 17), "groups": 5, "out_channels": 5, "padding": (8, 8)},
     "channels_last": {"input": (2, 6, 10, 9), "kernel_size": (7, 7), "groups": 6, "out_channels": 12,
-                      "padding": (3, 3), "channels_last": True},
+                      "padding": (3, 3), "layout": channels_last},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize("edge", CONV_EDGES)
 def test_conv_edges(cuda_on_cpu, unwritten_is_nan, edge, method):
-    check_conv(cuda_on_cpu.ops, conv_case(method=method, **CONV_EDGES[edge]))
+    check_conv(cuda_on_cpu.ops, sized_conv(method=method, **CONV_EDGES[edge]))
 
 
 CONSTRUCT_EDGES = [(1,), (5,), (3000,), (17, 17), (1, 40), (40, 1), (45, 47), (1, 2000), (3, 2, 4), (2, 3, 300)]
@@ -145,7 +105,7 @@ def check_construct_kernel(ops, p):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("method", METHODS)
 def test_positions_that_are_no_places(cuda_on_cpu, version, method, bad):
-    case = conv_case((1, 2, 9, 8), (4, 5), version=version, method=method, padding=(1, 1))
+    case = sized_conv((1, 2, 9, 8), (4, 5), version=version, method=method, padding=(1, 1))
     case.positions[1, 0, 0, 1] = bad
     output, *_ = run_conv(cuda_on_cpu.ops, case, torch.ones(1, 4, 8, 6, dtype=torch.float64))
     torch.testing.assert_close(output, reference.conv(*case), equal_nan=True)
@@ -251,7 +211,7 @@ def test_depthwise(cuda_on_cpu, unwritten_is_nan, sizes, kernel, stride, padding
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_gradients_of_parameters_are_not_rounded_to_float16(cuda_on_cpu, method):
     # Sums over images and pixels exceed float16, and parameters are float32.
-    case = conv_case((40, 2, 48, 48), (7, 7), groups=2, out_channels=2, version="gauss", method=method, padding=(3, 3),
+    case = sized_conv((40, 2, 48, 48), (7, 7), groups=2, out_channels=2, version="gauss", method=method, padding=(3, 3),
                      dtype=torch.float32, kernel_count=1)._replace(input=torch.ones(40, 2, 48, 48).half())  # fmt: skip
     grad = torch.ones_like(case.input)
     expected = reference.conv_backward(*double(conv_backward_arguments(case, grad)))
@@ -262,7 +222,7 @@ def test_gradients_of_parameters_are_not_rounded_to_float16(cuda_on_cpu, method)
 
 @pytest.mark.parametrize("axes", [2, 3])
 def test_direct_where_a_tile_would_read_more_than_64_bits_count(cuda_on_cpu, axes):
-    case = conv_case((1,) * (axes + 2), (1,) * axes, method="direct", kernel_count=1, out_channels=1, version="v0",
+    case = sized_conv((1,) * (axes + 2), (1,) * axes, method="direct", kernel_count=1, out_channels=1, version="v0",
                      stride=(2**30 - 1,) * axes, padding=(3 * 2**28,) * axes)  # fmt: skip
     torch.testing.assert_close(getattr(cuda_on_cpu.ops, f"conv{axes}d")(*case), reference.conv(*case))
 
@@ -281,11 +241,11 @@ SCHEDULES = [{"order": 1}, {"order": 2}, {"order": 3}, {"most_blocks": 1}, {"ord
 
 def runs(ops):
     """Each kernel on a shape of several blocks, threads without work among them: name, run."""
-    for method, channels_last in itertools.product(METHODS[1:], (False, True)):
-        case = conv_case((3, 6, 19, 21), (5, 4), version="gauss", method=method, groups=2, padding=(2, 1),
-                         channels_last=channels_last, dtype=torch.float32)  # fmt: skip
+    for method, layout in itertools.product(METHODS[1:], (torch.clone, channels_last)):
+        case = sized_conv((3, 6, 19, 21), (5, 4), version="gauss", method=method, groups=2, padding=(2, 1),
+                         layout=layout, dtype=torch.float32)  # fmt: skip
         grad = torch.randn(3, 4, 19, 20)
-        yield f"{method} {channels_last}", lambda case=case, grad=grad: run_conv(ops, case, grad)
+        yield f"{method} {layout.__name__}", lambda case=case, grad=grad: run_conv(ops, case, grad)
     p = parameters("gauss", (9, 40), dtype=torch.float32)
     grad = torch.randn(4, 2, 9, 40)
     yield (
@@ -295,12 +255,13 @@ def runs(ops):
             *ops.construct_kernel_backward(grad, p.weight, p.positions, p.sigma, p.version, [True] * 3),
         ),
     )
-    for channels_last in (False, True):
-        input, kernel, bias, *rest = depthwise_arguments((5, 9, 19, 50), (7, 8), padding=(3, 3),
-                                                         channels_last=channels_last, dtype=torch.float32)  # fmt: skip
+    for is_channels_last in (False, True):
+        input, kernel, bias, *rest = depthwise_arguments(
+            (5, 9, 19, 50), (7, 8), padding=(3, 3), channels_last=is_channels_last, dtype=torch.float32
+        )
         output = torch.randn(5, 9, 19, 49)
         yield (
-            f"depthwise {channels_last}",
+            f"depthwise {is_channels_last}",
             lambda a=(input, kernel), b=bias, r=rest, g=output: (
                 ops.depthwise_conv2d(*a, b, *r),
                 *ops.depthwise_conv2d_backward(g, *a, *r, [True] * 3),
@@ -335,7 +296,7 @@ def backward_calls():
     """Name, arguments but for output_mask, and its length."""
     grad = torch.randn(2, 4, 5, 6, dtype=torch.float64)
     for method in METHODS[1:]:
-        case = conv_case((2, 4, 9, 8), (5, 3), version="gauss", method=method, groups=2)
+        case = sized_conv((2, 4, 9, 8), (5, 3), version="gauss", method=method, groups=2)
         yield "conv_backward", conv_backward_arguments(case, grad), 5
     p = parameters("gauss", (5, 3))
     grad_kernel = torch.randn(4, 2, 5, 3, dtype=torch.float64)

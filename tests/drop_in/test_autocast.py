@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from cases import LAYERS, VERSIONS, randomise
 from DCLS.construct import modules
 from DCLS.construct.modules.Dcls import Dcls1d, Dcls2d, Dcls3d
 from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
+from drawing import LAYERS, randomise
 from layers import input_of
+
+from dcls_ops._versions import VERSIONS
 
 HALVES = [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16), (torch.float32, torch.bfloat16)]
 

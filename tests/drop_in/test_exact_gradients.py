@@ -3,8 +3,9 @@
 import DCLS
 import pytest
 import torch
-from cases import VERSIONS
 from DCLS.construct import modules
+
+from dcls_ops._versions import VERSIONS
 
 CASES = [
     ("Dcls1d", {"dilated_kernel_size": 7}),

@@ -6,11 +6,13 @@ import random
 
 import pytest
 import torch
-from cases import VERSIONS, operators, randomise
+from comparing import operators
 from DCLS.construct import modules
+from drawing import randomise
 from torch import nn
 
 from dcls_ops import deploy
+from dcls_ops._versions import VERSIONS
 
 NAMES = ("Dcls1d", "Dcls2d", "Dcls3d", "Dcls2dK1d", "Dcls3_1d")
 AXES = {"Dcls1d": 1, "Dcls2d": 2, "Dcls2dK1d": 2, "Dcls3d": 3, "Dcls3_1d": 3, "Dcls2_1d": 2}

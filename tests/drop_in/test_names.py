@@ -6,11 +6,11 @@ import pickle
 
 import pytest
 import torch
-from cases import VERSIONS
 from DCLS.construct import modules
 from torch import nn
 
 from dcls_ops import deploy
+from dcls_ops._versions import VERSIONS
 
 # What is left out, of which docs/migrating.md says why.
 LEFT_OUT = {"_DepthWiseConv2dImplicitGEMMFP16", "_DepthWiseConv2dImplicitGEMMFP32"}

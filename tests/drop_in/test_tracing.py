@@ -6,15 +6,17 @@ import pickle
 import DCLS
 import pytest
 import torch
-from cases import LAYERS, VERSIONS, operators, parameters, randomise
+from comparing import operators
 from DCLS.construct import modules
 from DCLS.construct.modules.Dcls import Dcls1d, Dcls2d, Dcls3d
 from DCLS.modules.Dcls import Dcls2d as SharedDcls2d
+from drawing import LAYERS, parameters, randomise
 from layers import input_of
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dcls_ops import functional
+from dcls_ops._versions import VERSIONS
 
 
 def traced(function, input):

@@ -4,10 +4,9 @@ import itertools
 
 import pytest
 import torch
-from cases import VERSIONS
 from DCLS.construct import modules
 
-from dcls_ops._checks import has_sigma
+from dcls_ops._versions import VERSIONS, has_sigma
 
 LAYERS = {
     "Dcls1d": {"dilated_kernel_size": 7},

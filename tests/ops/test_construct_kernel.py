@@ -3,17 +3,18 @@ import math
 
 import pytest
 import torch
-from cases import AXES, VERSIONS, Parameters, assert_vmap_is_a_loop, parameters
+from comparing import assert_vmap_is_a_loop
+from drawing import AXES, KERNEL_SIZES, Parameters, any_parameters, parameters
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
 
 from dcls_ops import reference
+from dcls_ops._versions import VERSIONS
 
 construct_kernel = torch.ops.dcls.construct_kernel.default
 construct_kernel_backward = torch.ops.dcls.construct_kernel_backward.default
 
-KERNEL_SIZES = {1: (5,), 2: (4, 3), 3: (3, 2, 4)}
 every_case = pytest.mark.parametrize(
     ("version", "axes", "shared"), list(itertools.product(VERSIONS, AXES, (False, True))), ids=str
 )
@@ -49,22 +50,6 @@ def test_equals_the_formula_written_as_loops(version, axes, shared, dense_axes):
     expected = by_loops(p)
     torch.testing.assert_close(construct_kernel(*p), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(reference.construct_kernel(*p), expected, rtol=1e-12, atol=1e-12)
-
-
-@st.composite
-def any_parameters(draw) -> Parameters:
-    axes = draw(st.integers(1, 3))
-    torch.manual_seed(draw(st.integers(0, 2**32)))
-    dense_axes = draw(st.integers(0, axes - 1))
-    return parameters(
-        draw(st.sampled_from(VERSIONS)),
-        tuple(draw(st.integers(1, 9)) for _ in range(axes)),
-        out_channels=draw(st.integers(1, 5)),
-        in_channels=draw(st.integers(1, 3)),
-        kernel_count=draw(st.integers(1, 7)),
-        shared=draw(st.booleans()),
-        dense_axes=dense_axes,
-    )
 
 
 @given(any_parameters(), st.sampled_from([torch.float32, torch.float64]), st.booleans())

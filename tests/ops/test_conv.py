@@ -5,39 +5,22 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import (
-    AXES,
-    ROUTES,
-    VERSIONS,
-    Conv,
-    any_conv,
-    assert_vmap_is_a_loop,
-    conv,
-    nine_elements,
-    num_threads,
-    parameters,
-)
+from comparing import assert_vmap_is_a_loop, assert_within, conv_backward_arguments, num_threads
+from drawing import AXES, ROUTES, Conv, any_conv, conv, parameters, sized_conv
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcls_ops import reference
+from dcls_ops._versions import VERSIONS
 
 conv_backward = torch.ops.dcls.conv_backward.default
 
 every_case = pytest.mark.parametrize(("version", "axes", "route"), list(itertools.product(VERSIONS, AXES, ROUTES)))
 every_route = pytest.mark.parametrize("route", ROUTES)
-# Those whose convolution is our own, too.
+# The routes whose convolution is our own, too.
 every_route_of_ours = pytest.mark.parametrize("route", ["direct", "direct_shared", "direct_partly_dense", "im2col"])
-
-
-def backward_arguments(case: Conv, grad_output: torch.Tensor, output_mask: list[bool]):
-    c = case
-    return (
-        grad_output, c.input, c.weight, c.positions, c.kernel_size, c.sigma, c.stride, c.padding, c.groups, c.version,
-        c.method, c.touched_taps, output_mask,
-    )  # fmt: skip
 
 
 @given(any_conv())
@@ -69,7 +52,17 @@ def test_agrees_with_the_reference(case):
 @pytest.mark.parametrize("version", ["v0", "max", "gauss"])
 @pytest.mark.parametrize("method", ["direct", "im2col"])
 def test_more_than_one_tile(input, out_channels, groups, kernel_size, stride, version, method):
-    case = nine_elements(version, input, out_channels, groups, kernel_size, stride, method).leaves()
+    case = sized_conv(
+        input,
+        kernel_size,
+        version=version,
+        method=method,
+        out_channels=out_channels,
+        groups=groups,
+        kernel_count=9,
+        stride=stride,
+        padding=tuple(extent // 2 for extent in kernel_size),
+    ).leaves()
     torch.testing.assert_close(everything(case), everything(case, reference.conv), rtol=1e-9, atol=1e-9)
 
 
@@ -115,7 +108,7 @@ def test_opcheck(version, axes, route, requires_grad):
     opcheck(case.op, case)
     with torch.no_grad():
         grad = torch.randn_like(case.op(*case))
-    opcheck(conv_backward, backward_arguments(case, grad.requires_grad_(requires_grad), [True] * 5))
+    opcheck(conv_backward, conv_backward_arguments(case, grad.requires_grad_(requires_grad), [True] * 5))
 
 
 @pytest.mark.parametrize(
@@ -169,10 +162,10 @@ def test_autograd_asks_only_for_the_gradients_it_needs(trained):
 def test_computes_only_the_gradients_asked_for(version, wanted, route):
     case = conv(version, 2, **ROUTES[route])
     grad = torch.randn_like(case.op(*case))
-    everything = conv_backward(*backward_arguments(case, grad, [True] * 5))
+    everything = conv_backward(*conv_backward_arguments(case, grad, [True] * 5))
     mask = [index == wanted for index in range(5)]
     for result, expected, ask in zip(
-        conv_backward(*backward_arguments(case, grad, mask)), everything, mask, strict=True
+        conv_backward(*conv_backward_arguments(case, grad, mask)), everything, mask, strict=True
     ):
         assert torch.equal(result, expected) if ask else result.shape == (0,)
 
@@ -204,11 +197,6 @@ def test_half_inputs_with_float32_parameters(axes, dtype, route):
         assert_within(tensor.grad, wide_tensor.grad, 0.03)
 
 
-def assert_within(actual, expected, tolerance):
-    """Equal up to `tolerance` times the largest entry."""
-    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance * expected.abs().max().item())
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_construct_rounds_the_kernel_once(dtype):
     case = conv("gauss", 2, dtype=torch.float32)
@@ -225,8 +213,8 @@ def test_results_are_rounded_once(dtype, route):
     input = case.input.to(dtype)
     output = case.op(input, *case[1:])
     assert torch.equal(output, case.op(input.float(), *case[1:]).to(dtype))
-    grads = conv_backward(*backward_arguments(case._replace(input=input), output, [True] * 5))
-    wide_grads = conv_backward(*backward_arguments(case._replace(input=input.float()), output.float(), [True] * 5))
+    grads = conv_backward(*conv_backward_arguments(case._replace(input=input), output, [True] * 5))
+    wide_grads = conv_backward(*conv_backward_arguments(case._replace(input=input.float()), output.float(), [True] * 5))
     for grad, wide_grad in zip(grads, wide_grads, strict=True):
         assert torch.equal(grad, wide_grad.to(grad.dtype))
 
@@ -246,7 +234,7 @@ def test_direct_with_parameters_that_are_no_places_follows_the_formula(version, 
     # "construct" multiplies the output's gradient by untouched taps too, which would show if that had no finite value.
     grad = torch.randn_like(case.op(*case))
     results, expected = (
-        (c.op(*c), *conv_backward(*backward_arguments(c, grad, [True] * 5)))
+        (c.op(*c), *conv_backward(*conv_backward_arguments(c, grad, [True] * 5)))
         for c in (case, case._replace(method="construct"))
     )
     torch.testing.assert_close(results, expected, equal_nan=True, rtol=1e-9, atol=1e-9)
@@ -411,7 +399,7 @@ def test_vmap(batched, route, unbatched_input):
         replaced = case.replace_tensors(tensors)
         output_shape = case.op(*case).shape
         grad = torch.ones(output_shape, dtype=torch.float64)
-        return conv_backward(*backward_arguments(replaced, grad, [True] * 5))
+        return conv_backward(*conv_backward_arguments(replaced, grad, [True] * 5))
 
     for function in (forward, backward):
         assert_vmap_is_a_loop(function, in_dims, values, 3)
@@ -448,7 +436,7 @@ def test_forward_mode_derivatives_are_an_error_not_zero(op):
     output, kernel = case.op(*case), torch.ops.dcls.construct_kernel(*case[1:5], "gauss")
     arguments = {
         "conv2d": tuple(case),
-        "conv_backward": backward_arguments(case, output, [True] * 5),
+        "conv_backward": conv_backward_arguments(case, output, [True] * 5),
         "construct_kernel": tuple(case[1:5]),
         "construct_kernel_backward": (kernel, case.weight, case.positions, case.sigma, "gauss", [True] * 3),
     }[op]

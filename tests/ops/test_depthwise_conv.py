@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import assert_vmap_is_a_loop, num_threads
+from comparing import assert_vmap_is_a_loop, num_threads
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from dcls_ops import functional
 from dcls_ops._info import OPERATORS
+from dcls_ops._versions import METHODS
 from dcls_ops.deploy import fold
 from dcls_ops.nn import Dcls2d
 
@@ -32,7 +33,7 @@ def test_a_layer_counts_as_its_convolution(cls, arguments, settings):
         assert flops(layer, input) == expected
 
 
-@pytest.mark.parametrize("method", ["construct", "direct", "im2col"])
+@pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize("frozen", [(), ("weight",), ("P", "SIG"), ("weight", "P", "SIG")], ids=str)
 def test_whatever_the_method_and_what_is_frozen(method, frozen):
     layer = Dcls2d(4, 8, 3, dilated_kernel_size=5, shared_positions=True, method=method)

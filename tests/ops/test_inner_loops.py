@@ -6,17 +6,8 @@ In the instruction set of this process: tests/test_instruction_sets.py runs this
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import (
-    Conv,
-    any_conv,
-    assert_close,
-    check_conv,
-    depthwise_shapes,
-    double,
-    laid_out,
-    parameters,
-    well_conditioned,
-)
+from comparing import assert_close, check_conv, double
+from drawing import Conv, any_conv, depthwise_shapes, laid_out, parameters, well_conditioned
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,14 +1,13 @@
 """What the tests draw their arguments from."""
 
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dcls_ops import reference
-from dcls_ops._checks import METHODS
+from dcls_ops._versions import METHODS, VERSIONS, has_sigma
 from dcls_ops.nn import Dcls1d, Dcls2_1d, Dcls2d, Dcls2dK1d, Dcls3_1d, Dcls3_2d, Dcls3d
 
 # A layer of every kind, with the extent of its dense kernel.
@@ -36,8 +35,10 @@ def randomise(layer):
     return layer
 
 
-VERSIONS = ("v0", "v1", "max", "gauss")
 AXES = (1, 2, 3)
+
+# A small kernel for each number of axes.
+KERNEL_SIZES = {1: (5,), 2: (4, 3), 3: (3, 2, 4)}
 
 # The ways through a convolution: arguments of conv() below.
 ROUTES = {
@@ -103,10 +104,27 @@ def parameters(
     dense, learned = kernel_size[:dense_axes], kernel_size[dense_axes:]
     shape = (1 if shared else out_channels, in_channels, *dense, kernel_count)
     positions = torch.stack([torch.rand(shape, dtype=dtype) * (extent + 1) - extent // 2 - 1 for extent in learned])
-    sigma = torch.rand(positions.shape, dtype=dtype) + 0.4 if version in ("max", "gauss") else None
+    sigma = torch.rand(positions.shape, dtype=dtype) + 0.4 if has_sigma(version) else None
     weight = torch.randn(out_channels, in_channels, *dense, kernel_count, dtype=dtype)
     drawn = Parameters(weight, positions, kernel_size, sigma, version)
     return drawn.leaves() if requires_grad else drawn
+
+
+@st.composite
+def any_parameters(draw: st.DrawFn) -> Parameters:
+    """Any small kernel."""
+    axes = draw(st.integers(1, 3))
+    torch.manual_seed(draw(st.integers(0, 2**32)))
+    dense_axes = draw(st.integers(0, axes - 1))
+    return parameters(
+        draw(st.sampled_from(VERSIONS)),
+        tuple(draw(st.integers(1, 9)) for _ in range(axes)),
+        out_channels=draw(st.integers(1, 5)),
+        in_channels=draw(st.integers(1, 3)),
+        kernel_count=draw(st.integers(1, 7)),
+        shared=draw(st.booleans()),
+        dense_axes=dense_axes,
+    )
 
 
 class Conv(NamedTuple):
@@ -174,27 +192,36 @@ def conv(
     return drawn.leaves() if requires_grad else drawn
 
 
-def nine_elements(
-    version: str,
+def sized_conv(
     input: tuple[int, ...],
-    out_channels: int,
-    groups: int,
     kernel_size: tuple[int, ...],
-    stride: tuple[int, ...],
-    method: str,
+    *,
+    version: str = "v1",
+    method: str = "construct",
+    out_channels: int = 4,
+    groups: int = 1,
+    kernel_count: int = 3,
+    stride: tuple[int, ...] | None = None,
+    padding: tuple[int, ...] | None = None,
+    shared: bool = False,
+    dense_axes: int = 0,
+    layout: Callable[[Tensor], Tensor] = lambda image: image,
+    dtype: torch.dtype = torch.float64,
 ) -> Conv:
-    """A convolution of any size, padded by half of its kernel; positions are shared for "im2col"."""
+    """A convolution of these sizes, by default without stride and padding. Positions are shared for "im2col"."""
+    axes = len(kernel_size)
     kernel = parameters(
         version,
         kernel_size,
         out_channels=out_channels,
         in_channels=input[1] // groups,
-        kernel_count=9,
-        shared=method == "im2col",
+        kernel_count=kernel_count,
+        shared=shared or method == "im2col",
+        dense_axes=min(dense_axes, axes - 1),
+        dtype=dtype,
     )
-    bias, padding = torch.randn(out_channels, dtype=torch.float64), tuple(extent // 2 for extent in kernel_size)
-    image = torch.randn(input, dtype=torch.float64)
-    return Conv(image, *kernel[:4], bias, stride, padding, groups, version, method)
+    image, bias = layout(torch.randn(input, dtype=dtype)), torch.randn(out_channels, dtype=dtype)
+    return Conv(image, *kernel[:4], bias, stride or (1,) * axes, padding or (0,) * axes, groups, version, method)
 
 
 @st.composite
@@ -266,6 +293,10 @@ def depthwise_shapes(draw: st.DrawFn, axes: int) -> DepthwiseShape:
     return DepthwiseShape((*batch, channels, *spatial), kernel_size, stride, padding, channels)
 
 
+def channels_last(tensor: Tensor) -> Tensor:
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
 def laid_out(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
     """Random numbers of the given shape, in any order in memory."""
     layout = draw(st.sampled_from(["contiguous", "channels_last", "sliced", "transposed", "rows_alike", "all_alike"]))
@@ -282,69 +313,3 @@ def laid_out(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype = torch
     if layout == "all_alike":
         return torch.randn((), dtype=dtype).expand(shape)
     return torch.randn(shape, dtype=dtype)
-
-
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-
-
-def assert_close(actual, expected, dtype):
-    """Equal up to the dtype's rounding of the largest entry; None where there is nothing to compute."""
-    for a, e in zip(actual, expected, strict=True):
-        if e is None:
-            assert a.numel() == 0
-            continue
-        tolerance = TOLERANCE[dtype]
-        scale = max(1.0, e.abs().max().item()) if e.numel() else 1.0
-        torch.testing.assert_close(a.double(), e, rtol=tolerance, atol=tolerance * scale)
-
-
-def double(arguments):
-    return [a.double() if isinstance(a, Tensor) else a for a in arguments]
-
-
-def conv_backward_arguments(case: Conv, grad):
-    """Those of the backward operator, without output_mask."""
-    c = case
-    return (
-        grad, c.input, c.weight, c.positions, c.kernel_size, c.sigma, c.stride, c.padding, c.groups, c.version,
-        c.method, c.touched_taps,
-    )  # fmt: skip
-
-
-def run_conv(ops, case: Conv, grad):
-    """The output and all gradients."""
-    forward = getattr(ops, f"conv{len(case.kernel_size)}d")
-    return forward(*case), *ops.conv_backward(*conv_backward_arguments(case, grad), [True] * 5)
-
-
-def check_conv(ops, case: Conv, grad: Tensor | None = None):
-    """The output and all gradients are the reference's in float64, and have the dtypes that they should."""
-    expected = reference.conv(*double(case))
-    if grad is None:
-        grad = torch.randn_like(expected).to(case.input.dtype)
-    expected_grads = reference.conv_backward(*double(conv_backward_arguments(case, grad)))
-    results = run_conv(ops, case, grad)
-    assert_close(results, (expected, *expected_grads), case.input.dtype)
-    assert [t.dtype for t in results] == [case.input.dtype] * 2 + [case.weight.dtype] * 3 + [case.input.dtype]
-
-
-@contextmanager
-def num_threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
-
-
-def operators(graph):
-    """What a graph calls, one a line; placeholders and outputs are left out."""
-    return "\n".join(str(node.target) for node in graph.nodes if node.op == "call_function")
-
-
-def assert_vmap_is_a_loop(function, in_dims, tensors, batch_size):
-    """What vmap computes from `tensors`, batched along `in_dims`, is what a loop over the batch computes."""
-    results = torch.func.vmap(function, in_dims)(*tensors)
-    for entry in range(batch_size):
-        arguments = (t if dim is None else t.select(dim, entry) for t, dim in zip(tensors, in_dims, strict=True))
-        entries = torch.utils._pytree.tree_map(lambda t, entry=entry: t[entry], results)
-        torch.testing.assert_close(entries, function(*arguments))

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dcls_ops.bench.cases import CASES
-from dcls_ops.bench.implementations import AUTO, DEPTHWISE, MEASURES, ORIGINAL
-from dcls_ops.bench.models import FOLDED, FOLDED_FOR_SPEED, MODELS, OURS
-from dcls_ops.bench.targets import (
+from bench.cases import CASES
+from bench.implementations import AUTO, DEPTHWISE, MEASURES, ORIGINAL
+from bench.models import FOLDED, FOLDED_FOR_SPEED, MODELS, OURS
+from bench.targets import (
     Result,
     Target,
     best_method,

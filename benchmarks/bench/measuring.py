@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import dcls_ops
+from bench.cases import CASES
+from bench.implementations import implementations, load_original
+from bench.models import MODELS, trainings
 from dcls_ops import _library
-from dcls_ops.bench.cases import CASES
-from dcls_ops.bench.implementations import implementations, load_original
-from dcls_ops.bench.models import MODELS, trainings
 
 FEWEST_RUNS, ROUNDS = 3, 3
 #: Milliseconds from which one run is enough, and needs no warm-up.
@@ -31,7 +31,7 @@ def four_digits(value: float) -> float:
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
-    """Of one run; what it returns is freed within."""
+    """How long one run takes; what it returns is freed within."""
     start = time.perf_counter()
     run()
     return (time.perf_counter() - start) * 1e3
@@ -84,9 +84,10 @@ def peak_growth(name: str, implementation: str, measure: str, original: Path) ->
     """
     if not CLEAR_PEAK.exists():
         return None
-    command = [sys.executable, "-m", "dcls_ops.bench.measuring", name, implementation, measure, str(original)]
+    command = [sys.executable, "-m", "bench.measuring", name, implementation, measure, str(original)]
     # What is freed goes back to the system at once, so that nothing is used again that an earlier peak has left.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path[1:]])
     process = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return int(process.stdout.split()[-1])
 

@@ -70,11 +70,11 @@ class Case(NamedTuple):
 
     @property
     def nominal_flops(self) -> int:
-        """Of one pass over the dense kernel: every tap at every output pixel, outside of the input too."""
+        """The FLOPs of one pass over the dense kernel: every tap at every output pixel, outside of the input too."""
         return 2 * math.prod(self.dense_kernel_shape) * self.batch * math.prod(self.spatial)
 
     def shrunk(self) -> "Case":
-        """The same kind of convolution in little time."""
+        """A convolution of the same kind that takes little time."""
         channels = 4 if self.is_depthwise else 3
         groups = channels if self.is_depthwise else 1
         spatial = tuple(min(size, 6 + axis) for axis, size in enumerate(self.spatial))
@@ -139,7 +139,7 @@ _T = TypeVar("_T")
 
 
 def select(kind: str, known: Mapping[str, _T], names: list[str]) -> list[_T]:
-    """Those of these names, in their own order."""
+    """The cases, or models, of these names, in their own order."""
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"no {kind} {', '.join(unknown)}; there are {', '.join(known)}")

@@ -1,4 +1,7 @@
-"""The command ``python -m dcls_ops bench``."""
+"""Measures the standard shapes and the whole models of bench/, and writes what docs/performance.md shows.
+
+python benchmarks/run.py --case depthwise-96-56 --model snn-delays
+"""
 
 import argparse
 import importlib
@@ -13,11 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from dcls_ops.bench import report
-from dcls_ops.bench.cases import CASES, Case, select
-from dcls_ops.bench.implementations import (
+from bench import report
+from bench.cases import CASES, Case, select
+from bench.implementations import (
     ATEN,
     AUTO,
     MEASURES,
@@ -26,9 +27,10 @@ from dcls_ops.bench.implementations import (
     load_original,
     original_version,
 )
-from dcls_ops.bench.measuring import ceilings, four_digits, machine, medians, milliseconds, peak_growth
-from dcls_ops.bench.models import MODELS, OURS, Model, inferences, trainings
-from dcls_ops.bench.targets import targets
+from bench.measuring import ceilings, four_digits, machine, medians, milliseconds, peak_growth
+from bench.models import MODELS, OURS, Model, inferences, trainings
+from bench.targets import targets
+from torch import Tensor, nn
 
 #: How often a model's inference is timed.
 INFERENCES = 5
@@ -53,7 +55,7 @@ def _require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise SystemExit(f"bench needs {error.name}: pip install dcls_ops[bench]") from error
+        raise SystemExit(f"benchmarks need {error.name}: pip install {error.name}") from error
 
 
 def measure_case(
@@ -216,3 +218,9 @@ def main(arguments: argparse.Namespace) -> None:
         report.rewrite(arguments.page, report.full_lines(result))
     if arguments.summary:
         report.rewrite(arguments.summary, report.summary_lines(result))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Standard shapes and whole models, beside what else computes them")
+    add_arguments(parser)
+    main(parser.parse_args())

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.cases import Case, Tensors
 from dcls_ops import reference
-from dcls_ops._original import SMALLEST_SIGMA, in_input_order
-from dcls_ops.bench.cases import Case, Tensors
+from dcls_ops._original import in_input_order
+from dcls_ops._versions import SMALLEST_SIGMA
 from dcls_ops.nn import Dcls1d, Dcls2d, Dcls3d
 
 ORIGINAL, COMPILED = "original", "original, compiled"

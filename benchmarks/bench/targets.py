@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dcls_ops.bench.cases import CASES
-from dcls_ops.bench.implementations import AUTO, CHANNELS_LAST, COMPILED, DEPTHWISE, EVAL, ORIGINAL
+from bench.cases import CASES
+from bench.implementations import AUTO, CHANNELS_LAST, COMPILED, DEPTHWISE, EVAL, ORIGINAL
 
 #: What was measured of a case, as in the JSON.
 Result = dict[str, Any]
@@ -39,13 +39,13 @@ def median(results: dict[str, Result], case: str, implementation: str, measure: 
 
 
 def fastest(results: dict[str, Result], case: str, implementation: str, measure: str = "step") -> float | None:
-    """The same in the better memory format."""
+    """Milliseconds in the better memory format."""
     both = (median(results, case, name, measure) for name in (implementation, implementation + CHANNELS_LAST))
     return min((value for value in both if value is not None), default=None)
 
 
 def speedup(results: dict[str, Result], case: str) -> float | None:
-    """Of a training step, over the original."""
+    """How many times as fast as the original a training step is."""
     return ratio(median(results, case, ORIGINAL), median(results, case, AUTO))
 
 
@@ -56,7 +56,7 @@ def stock(results: dict[str, Result], case: str) -> float | None:
 
 
 def stock_speedup(results: dict[str, Result], case: str) -> float | None:
-    """Of a training step, over that."""
+    """How many times as fast as the best stock PyTorch a training step is."""
     return ratio(stock(results, case), median(results, case, AUTO))
 
 
@@ -83,7 +83,7 @@ def ceiling_share(
 
 
 def targets(results: dict[str, Result], ceilings: dict[str, float]) -> list[Target]:
-    """Those of the cases that were measured."""
+    """The targets of the cases that were measured."""
     everything = (*_depthwise(results, ceilings), *_shared(results), *_filters(results), *_others(results))
     return [target for target in (*everything, *_automatic(results)) if target.case in results]
 

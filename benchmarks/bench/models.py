@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from DCLS.construct import modules as drop_in
 from torch import Tensor, nn
 
-from dcls_ops.bench.implementations import ORIGINAL, silent
+from bench.implementations import ORIGINAL, silent
 from dcls_ops.deploy import fold
 
 OURS = "dcls"
@@ -57,7 +57,7 @@ class Model(ABC):
 
     @abstractmethod
     def shrunk(self) -> "Model":
-        """The same kind of network in little time."""
+        """A network of the same kind that takes little time."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -65,7 +65,7 @@ class Model(ABC):
 
     @property
     def measured_epochs(self) -> list[int]:
-        """Those whose times and memory are shown."""
+        """The epochs whose times and memory are shown."""
         return sorted({0, self.epochs - 1})
 
     @property
