@@ -16,7 +16,7 @@ demo: $(VENV)/installed $(VENV)/demo
 # Threads that wait by spinning make small operators slow where another process wants the core.
 test: export OMP_WAIT_POLICY := passive
 test: $(VENV)/installed $(VENV)/oracle.installed $(VENV)/cuda_on_cpu.built $(VENV)/cpu_sanitized.built
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # On a machine with a GPU. CUDA_PYTHON may be another Python than .venv's: one with its own torch, pytest, hypothesis, and
 # dcls_ops installed from a wheel. -P, so that the sources here do not hide it.
