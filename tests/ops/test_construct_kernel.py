@@ -103,7 +103,7 @@ def test_gradcheck_and_gradgradcheck(version, axes, shared):
     assert torch.autograd.gradgradcheck(kernel, p.tensors)
 
 
-@pytest.mark.parametrize("version", ["v1", "gauss"])  # without sigma and with it; there is no other difference to Python
+@pytest.mark.parametrize("version", ["v1", "gauss"])  # without sigma, and with
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("shared", [False, True], ids=["per_filter", "shared"])
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["no_grad", "grad"])

@@ -101,7 +101,7 @@ def test_gradcheck_and_gradgradcheck(version, axes, route):
     assert torch.autograd.gradgradcheck(run, case.tensors, fast_mode=axes > 1 or route != "construct")
 
 
-@pytest.mark.parametrize("version", ["v1", "gauss"])  # without sigma and with it; there is no other difference to Python
+@pytest.mark.parametrize("version", ["v1", "gauss"])  # without sigma, and with
 @pytest.mark.parametrize("axes", AXES)
 @every_route
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["no_grad", "grad"])
