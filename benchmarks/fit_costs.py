@@ -166,11 +166,11 @@ def measure(shape: Shape) -> Iterator[tuple[str, str, float]]:
     axes = len(shape.spatial)
     generator = torch.Generator().manual_seed(0)
     channels = shape.in_channels // shape.groups
-    places = (axes, 1 if shape.is_shared else shape.out_channels, channels, shape.kernel_count)
+    of_positions = (axes, 1 if shape.is_shared else shape.out_channels, channels, shape.kernel_count)
     extents = torch.tensor(shape.kernel_size).view(-1, 1, 1, 1)
-    positions = (torch.rand(places, generator=generator) - 0.5) * (extents - 1)
-    sigma = torch.full(places, shape.sigma) if shape.sigma is not None else None
-    weight = torch.randn(shape.out_channels, *places[2:], generator=generator)
+    positions = (torch.rand(of_positions, generator=generator) - 0.5) * (extents - 1)
+    sigma = torch.full(of_positions, shape.sigma) if shape.sigma is not None else None
+    weight = torch.randn(shape.out_channels, *of_positions[2:], generator=generator)
     input = torch.randn(shape.batch, shape.in_channels, *shape.spatial, generator=generator)
     grad = torch.randn(shape.batch, shape.out_channels, *shape.output, generator=generator)
     convolution = getattr(torch.ops.dcls, f"conv{axes}d")

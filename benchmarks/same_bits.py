@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+# Of its own, because builds of any age are compared.
 METHODS = ("auto", "construct", "direct", "im2col")
 VERSIONS = ("v0", "v1", "max", "gauss")
-# of inputs, and of parameters
+# The dtypes of inputs, and of parameters.
 DTYPES = [
     (torch.float32, torch.float32),
     (torch.float64, torch.float64),

@@ -30,9 +30,9 @@ inline DenseGradients<Tensor> aten_dense_backward(const Tensor& grad_output, con
     const auto [grad_input, grad_kernel, grad_bias] =
         aten_convolution_backward(source(grad_output), source(input), source(cast(kernel, dtype)), arguments.stride,
                                   arguments.padding, arguments.groups, {wanted.input, wanted.kernel, wanted.bias});
-    const Tensor none = not_computed(dtype, input);
-    return {wanted.input ? in_format_of(input, grad_input) : none, wanted.kernel ? contiguous(grad_kernel) : none,
-            wanted.bias ? grad_bias : none};
+    const auto none = [&] { return not_computed(dtype, input); };  // a tensor of its own for each
+    return {wanted.input ? in_format_of(input, grad_input) : none(), wanted.kernel ? contiguous(grad_kernel) : none(),
+            wanted.bias ? grad_bias : none()};
 }
 
 // The gradient of a convolution's bias, in grad_output's dtype.

@@ -8,7 +8,7 @@
 
 namespace dcls {
 
-// Its checked arguments, but for the bias.
+// The checked arguments of a convolution, but for its bias. It holds references: they must outlive it.
 struct Convolution {
     const Tensor& input;  // batched
     const Tensor &weight, &positions;

@@ -15,10 +15,11 @@ inline Axes three_axes(const IntList& values, int64_t missing) {
     return axes;
 }
 
-struct Geometry {  // of a batched input
+// The shapes of a convolution of a batched input.
+struct Geometry {
     int64_t images, groups;
     int64_t in_channels_per_group, out_channels_per_group, kernel_count;
-    int first_axis;  // that is learned
+    int first_axis;  // the first one that is learned
     Axes input, output, kernel_size, stride, padding;
 
     Geometry() = default;

@@ -15,9 +15,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, tor
 TOLERANCE_OF_GPU = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.04}
 
 
-def assert_within(actual, expected, tolerance, what="result"):
-    """Equal up to `tolerance` times the largest entry."""
-    largest = max(1.0, expected.abs().max().item()) if expected.numel() > 0 else 1.0
+def assert_within(actual, expected, tolerance, what="result", least=1.0):
+    """Equal up to `tolerance` times the largest entry, or times `least`."""
+    largest = max(least, expected.abs().max().item()) if expected.numel() > 0 else least
     torch.testing.assert_close(
         actual.cpu().double(), expected, rtol=0, atol=tolerance * largest, msg=lambda text: f"{what}: {text}"
     )

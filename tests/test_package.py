@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import dcls_ops
-from dcls_ops import _library
+from dcls_ops import _library, _versions
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -66,6 +66,13 @@ def test_a_missing_library_is_explained():
     )
     process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert "ImportError: dcls_ops: the operator library libdcls.so is missing" in process.stderr
+
+
+def test_names_of_interpolations_and_methods():
+    """Tests take them from the package: none may be missing there."""
+    assert _versions.VERSIONS == ("v0", "v1", "max", "gauss")
+    assert _versions.METHODS == ("auto", "construct", "direct", "im2col")
+    assert [version for version in _versions.VERSIONS if _versions.has_sigma(version)] == ["max", "gauss"]
 
 
 def test_runs_without_metadata():

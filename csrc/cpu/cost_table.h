@@ -24,7 +24,7 @@ enum class Route {
 constexpr int kRoutes = static_cast<int>(Route::im2col) + 1;
 constexpr int kCostTerms = 8;
 
-// By route, pass and term (Work in costs.cpp); backward is all gradients.
+// By route, pass and term (Amounts in costs.cpp); backward is all gradients.
 using Costs = std::array<std::array<std::array<double, kCostTerms>, 2>, kRoutes>;
 
 // clang-format off

@@ -76,13 +76,13 @@ struct Case {
 // One way of computing, and how much there is of each thing that takes time in it, for a pixel. In order: the pixel
 // itself; multiply-adds; two terms of the route's own; elements, and the taps that they touch, of what is made once for
 // all pixels (im2col: tiles, and weights); rows; calls.
-struct Work {
+struct Amounts {
     Route route;
     std::array<double, kCostTerms> terms;
 };
 
 // A dense kernel: its elements and their taps, once for all pixels, then a convolution.
-Work construct_work(const Case& c) {
+Amounts construct_work(const Case& c) {
     const Geometry& geometry = c.geometry;
     const double filters = c.out_channels_per_group() / c.pixels();
     const double made = c.is_kernel_made ? 0 : c.elements() * filters, added = made * c.touched_by_element();
@@ -107,7 +107,7 @@ Work construct_work(const Case& c) {
 }
 
 // Tiles of the input, read once for every block of out channels (conv_direct.cpp), and their touched taps.
-Work direct_work(const Case& c) {
+Amounts direct_work(const Case& c) {
     const Geometry& geometry = c.geometry;
     const Axes reach = reach_of(geometry);
     double entries = 1;
@@ -133,7 +133,7 @@ Work direct_work(const Case& c) {
              lanes * c.out_channels_per_group(), c.elements() * filters, listed * filters, c.rows(), c.calls()}};
 }
 
-Work im2col_work(const Case& c) {
+Amounts im2col_work(const Case& c) {
     const Geometry& geometry = c.geometry;
     const Axes tile = im2col_tile(geometry);
     // Multiply-adds of the passes. The pass along one axis also makes what the later ones read around the tile.
@@ -150,7 +150,7 @@ Work im2col_work(const Case& c) {
              c.elements() * c.out_channels_per_group() / c.pixels(), c.rows(), c.calls()}};
 }
 
-Work work(Method method, const Case& c) {
+Amounts work(Method method, const Case& c) {
     return method == Method::construct ? construct_work(c) : method == Method::direct ? direct_work(c) : im2col_work(c);
 }
 
@@ -160,7 +160,7 @@ const Costs& costs() {
 }
 
 double estimate(Method method, const Case& c) {
-    const Work done = work(method, c);
+    const Amounts done = work(method, c);
     const auto& constants = costs()[static_cast<int>(done.route)][static_cast<int>(c.pass)];
     double total = 0;
     for (int term = 0; term < kCostTerms; ++term) {
@@ -221,7 +221,7 @@ extern "C" __attribute__((visibility("default"))) int dcls_cpu_work(int method, 
     if (!cpu::has_inner_loops()) {
         return -1;
     }
-    const cpu::Work done = cpu::work(static_cast<Method>(method), cpu::case_of(*shape, static_cast<Pass>(pass)));
+    const cpu::Amounts done = cpu::work(static_cast<Method>(method), cpu::case_of(*shape, static_cast<Pass>(pass)));
     std::ranges::copy(done.terms, terms);
     return static_cast<int>(done.route);
 }

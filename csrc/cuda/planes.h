@@ -1,4 +1,4 @@
-// Tensors as kernels see them: any floating dtype, any strides.
+// The planes of tensors as kernels see them, whatever the strides.
 #pragma once
 
 #include "../geometry.h"

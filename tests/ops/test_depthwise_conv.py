@@ -137,9 +137,10 @@ def test_computes_only_the_gradients_asked_for(axes, wanted):
     grad = torch.randn_like(depthwise_conv(input, kernel, bias))
     everything = backward(grad, input, kernel, [1] * axes, [0] * axes, [True] * 3)
     mask = [index == wanted for index in range(3)]
-    results = backward(grad, input, kernel, [1] * axes, [0] * axes, mask)
-    for result, expected, ask in zip(results, everything, mask, strict=True):
-        assert torch.equal(result, expected) if ask else result.shape == (0,)
+    masked = (grad, input, kernel, [1] * axes, [0] * axes, mask)
+    for result, expected, ask in zip(backward(*masked), everything, mask, strict=True):
+        assert torch.equal(result, expected) if ask else (result.shape, result.dtype) == ((0,), expected.dtype)
+    opcheck(backward, masked, test_utils="test_schema")  # no result is another one
 
 
 @AXES

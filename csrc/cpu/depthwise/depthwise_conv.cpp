@@ -219,7 +219,7 @@ int64_t pixels_of_tile(const Axes& step) {
     return pixels;
 }
 
-// For the results of every image and channel. bias: of the results, or null.
+// Runs an operation for every image and channel. bias: of the results, or null.
 template <typename T>
 void correlate_images(const Operation& operation, int64_t images, int64_t channels, const T* bias) {
     const InnerLoops<T>& loops = inner_loops<T>();
@@ -259,7 +259,8 @@ void correlate_images(const Operation& operation, int64_t images, int64_t channe
     });
 }
 
-// For results that are a kernel's, summed over images; the operation's kernel is images too, the output's gradient.
+// Runs an operation whose results are a kernel's, summed over images; the operation's kernel is images too, the
+// output's gradient.
 template <typename T>
 void correlate_over_images(const Operation& operation, int64_t images, int64_t channels) {
     const InnerLoops<T>& loops = inner_loops<T>();
@@ -315,7 +316,7 @@ template <typename T>
 void correlate_back(const Planes& grad_output, const Planes& kernel, const Planes& grad_input,
                     const ConvArguments& arguments, int64_t images, int64_t channels) {
     const Axes stride = three_axes(arguments.stride, 1), padding = three_axes(arguments.padding, 0);
-    Axes phases{};  // the first pixel of each
+    Axes phases{};  // how many there are along each axis; phase i starts at pixel i
     for (int axis = 0; axis < kAxes; ++axis) {
         phases[axis] = std::min(stride[axis], grad_input.size[axis]);
     }

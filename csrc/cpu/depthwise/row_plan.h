@@ -70,7 +70,8 @@ class RowPlanner {
     std::vector<RowBlock> blocks_;
 };
 
-// The cheaper way. To hold the source, the other operand's entries must follow each other.
+// The plan that holds the operand for which a row costs less. To hold the source, the other operand's entries must
+// follow each other.
 inline RowPlanner plan_rows(const RowShape& row, int64_t in_block) {
     RowPlanner hold_kernel(row, Held::kernel, in_block);
     if (row.kernel_step == 1) {

@@ -21,7 +21,7 @@ Layout box_layout(int64_t bundles, int64_t bundle, int64_t phases, const Axes& s
 
 // The input or the output of a convolution. Its pixels are sorted into phases: pixel j of phase r is the pixel
 // j * stride + r of the padded tensor. So output pixel p reads, at tap t, input pixel p + t / stride of phase t %
-// stride. The output is one phase. Grids and pixels of the input that no output pixel reads are left out.
+// stride. The output is one phase. Phases and pixels of the input that no output pixel reads are left out.
 struct Side {
     Planes planes;
     int64_t channels;  // of a group

@@ -265,7 +265,7 @@ class FilterCorrelation {
     const Side &input, &output;  // output: its gradient
     const Tiling tiles;
     const int64_t item_groups;
-    int64_t in_channels, out_channels, in_blocks, out_blocks;  // of a block, and blocks
+    int64_t block_ins, block_outs, in_blocks, out_blocks;  // of a block, and blocks
 
     FilterCorrelation(const Problem<T>& problem_, const Side& input_, const Side& output_)
         : problem(problem_),
@@ -274,8 +274,8 @@ class FilterCorrelation {
           tiles(make_tiles(problem, problem.geometry.output, input, kTilePixels / problem.bundle)),
           item_groups(groups_at_once(problem.geometry, problem.bundle, 1, input, output)) {
         if (item_groups > 1) {
-            in_channels = input.channels;
-            out_channels = output.channels;
+            block_ins = input.channels;
+            block_outs = output.channels;
             count_blocks();
         } else {
             choose_channels();
@@ -288,19 +288,19 @@ class FilterCorrelation {
     void choose_channels() {
         const int64_t bundles = tiles.images(), bundle = problem.bundle;
         const Layout windows = box_layout<T>(bundles, bundle, input.phase_count(), tiles.size(), problem.reach);
-        in_channels = channels_within(kWindowEntries, windows, input);
-        out_channels = channels_within(kResultEntries, box_layout<T>(bundles, bundle, 1, tiles.size(), {}), output);
+        block_ins = channels_within(kWindowEntries, windows, input);
+        block_outs = channels_within(kResultEntries, box_layout<T>(bundles, bundle, 1, tiles.size(), {}), output);
         count_blocks();
-        while (items() < kDirectItems && std::max(in_channels, out_channels) > 1) {
-            int64_t& larger = in_channels > out_channels ? in_channels : out_channels;
+        while (items() < kDirectItems && std::max(block_ins, block_outs) > 1) {
+            int64_t& larger = block_ins > block_outs ? block_ins : block_outs;
             larger = ceil_div(larger, 2);
             count_blocks();
         }
     }
 
     void count_blocks() {
-        in_blocks = ceil_div(input.channels, in_channels);
-        out_blocks = ceil_div(output.channels, out_channels);
+        in_blocks = ceil_div(input.channels, block_ins);
+        out_blocks = ceil_div(output.channels, block_outs);
     }
 };
 
@@ -312,8 +312,8 @@ class CorrelationWorker {
           problem_(correlation.problem),
           gradients_(gradients),
           tables_(problem_.filters, problem_.parameters),
-          window_(boxes(correlation.input, correlation.item_groups * correlation.in_channels, problem_.reach)),
-          grad_output_(boxes(correlation.output, correlation.item_groups * correlation.out_channels, {})),
+          window_(boxes(correlation.input, correlation.item_groups * correlation.block_ins, problem_.reach)),
+          grad_output_(boxes(correlation.output, correlation.item_groups * correlation.block_outs, {})),
           touched_(problem_.geometry, Pass::forward, correlation.input, window_.layout(), problem_.bundle),
           contractor_(problem_.filters),
           grad_taps_(problem_.filters.tap_count) {}
@@ -323,10 +323,10 @@ class CorrelationWorker {
         Block block{};
         block.group = item / (c.in_blocks * c.out_blocks) * c.item_groups;
         block.groups = std::min(c.item_groups, problem_.geometry.groups - block.group);
-        block.first_in = item % c.in_blocks * c.in_channels;
-        block.first_out = item / c.in_blocks % c.out_blocks * c.out_channels;
-        block.ins = std::min(c.in_channels, c.input.channels - block.first_in);
-        block.outs = std::min(c.out_channels, c.output.channels - block.first_out);
+        block.first_in = item % c.in_blocks * c.block_ins;
+        block.first_out = item / c.in_blocks % c.out_blocks * c.block_outs;
+        block.ins = std::min(c.block_ins, c.input.channels - block.first_in);
+        block.outs = std::min(c.block_outs, c.output.channels - block.first_out);
         taps_.clear();
         for (int64_t out = 0; out < block.all_outs(); ++out) {
             list_taps(block, out);

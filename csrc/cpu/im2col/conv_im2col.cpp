@@ -1,7 +1,7 @@
 // Convolution with positions that all out channels share, on the CPU.
 //
 // Such an element reads the same interpolated input for every out channel. So each in channel is interpolated once per
-// element and output pixel, which gives a column of (I/g) K values a pixel, and one matrix product
+// element and output pixel, which gives columns of (I/g) K values, one for every pixel, and one matrix product
 //
 //     output (O/g, pixels) = weight (O/g, (I/g) K) * columns ((I/g) K, pixels)
 //
@@ -152,15 +152,15 @@ class ForwardWorker {
 
  private:
     void fill_columns(const Tile& tile, int64_t group, int64_t first, int64_t channels) {
-        T* column = columns_.template mutable_data_ptr<T>();
+        T* row = columns_.template mutable_data_ptr<T>();
         for (int64_t i = first; i < first + channels; ++i) {
             const auto& factors = tables_.of(i);
             if (window_.fit(tile, factors)) {
                 window_.load(problem_.input, tile, group * geometry_.in_channels_per_group + i);
             }
-            for (int64_t k = 0; k < geometry_.kernel_count; ++k, column += tile.pixels()) {
+            for (int64_t k = 0; k < geometry_.kernel_count; ++k, row += tile.pixels()) {
                 passes_.begin(tile, factors.element(k));
-                passes_.forward(window_, column);
+                passes_.forward(window_, row);
             }
         }
     }
@@ -291,8 +291,8 @@ class BackwardWorker {
 
     // Fills the columns, and takes their gradient back to the input and the elements.
     void pass_back(const Tile& tile) {
-        T* column = columns_.template mutable_data_ptr<T>();
-        const T* grad_column = grad_columns_.template const_data_ptr<T>();
+        T* row = columns_.template mutable_data_ptr<T>();
+        const T* grad_row = grad_columns_.template const_data_ptr<T>();
         for (int64_t i = first_channel_; i < first_channel_ + channels_; ++i) {
             const int64_t channel = group_ * geometry_.in_channels_per_group + i;
             const auto& factors = tables_.of(i);
@@ -302,16 +302,15 @@ class BackwardWorker {
                 grad_window_.fit(tile, factors);
                 grad_window_.clear();
             }
-            for (int64_t k = 0; k < geometry_.kernel_count;
-                 ++k, column += tile.pixels(), grad_column += tile.pixels()) {
+            for (int64_t k = 0; k < geometry_.kernel_count; ++k, row += tile.pixels(), grad_row += tile.pixels()) {
                 passes_.begin(tile, factors.element(k));
                 if (wanted_.columns()) {
-                    passes_.forward(window_, column);
+                    passes_.forward(window_, row);
                 }
                 if (wanted_.grad_columns()) {
                     const int64_t element =
                         (chunk_ * geometry_.groups + group_) * geometry_.elements() + i * geometry_.kernel_count + k;
-                    passes_.backward(window_, grad_column, wanted_.input ? &grad_window_ : nullptr,
+                    passes_.backward(window_, grad_row, wanted_.input ? &grad_window_ : nullptr,
                                      wanted_.contractions ? &sums_.contractions[element] : nullptr);
                 }
             }

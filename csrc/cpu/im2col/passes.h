@@ -128,32 +128,32 @@ class Passes {
         }
     }
 
-    // Interpolates: `column` is one value a pixel.
-    void forward(Window<T>& window, T* column) {
+    // Interpolates: `row` is one value a pixel.
+    void forward(Window<T>& window, T* row) {
         if (empty_) {
-            std::fill_n(column, tile_.pixels(), T(0));
+            std::fill_n(row, tile_.pixels(), T(0));
             return;
         }
         const int last = geometry_.first_axis;
-        T* after_x = last == 2 ? column : after_x_.data();
+        T* after_x = last == 2 ? row : after_x_.data();
         along_x(window, [&](int64_t out, int64_t in, const PassShape& shape) {
             loops_.weigh(shape, window.data() + in, factor(2), after_x + out);
         });
-        T* after_y = last == 1 ? column : after_y_.data();
+        T* after_y = last == 1 ? row : after_y_.data();
         along(1, [&](int64_t out, int64_t in, const PassShape& shape) {
             loops_.weigh(shape, after_x + in, factor(1), after_y + out);
         });
         along(0, [&](int64_t out, int64_t in, const PassShape& shape) {
-            loops_.weigh(shape, after_y + in, factor(0), column + out);
+            loops_.weigh(shape, after_y + in, factor(0), row + out);
         });
     }
 
     // After forward(): adds to the window's gradient, and to what the loss contracts to; both may be null.
-    void backward(Window<T>& window, const T* grad_column, Window<T>* grad_window, Contraction<T>* contraction) {
+    void backward(Window<T>& window, const T* grad_row, Window<T>* grad_window, Contraction<T>* contraction) {
         if (empty_) {
             return;
         }
-        const T* grad = grad_column;
+        const T* grad = grad_row;
         const auto back_along = [&](int axis, const std::vector<T>& input, std::vector<T>& grad_input) {
             grad_input.assign(input.size(), T(0));
             grad_factor_.assign(taps_[axis], T(0));

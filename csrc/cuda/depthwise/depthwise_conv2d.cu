@@ -77,7 +77,7 @@ Plan make_plan(const Problem& problem, bool channels_last, int64_t entry_bytes) 
     plan.channel_slots = role == Role::grad_kernel || channels_last;
     plan.slots_fastest = channels_last;
     const int64_t most_slots = std::max<int64_t>(Work<role>{problem, plan}.slots(), 1);
-    // Where channels lie together, 8 of them are read in one piece.
+    // In channels_last tensors, 8 channels are read in one piece.
     const int fewest_slots = channels_last ? static_cast<int>(std::min<int64_t>(8, most_slots)) : 1;
     const int64_t threads = kThreads / fewest_slots;
     plan.threads_x =
@@ -123,18 +123,18 @@ __device__ Four<C> load_four(const C* from) {
 template <typename T, typename PlaneOf>
 __device__ void load_maps(Compute<T>* to, int pitch, int slot_pitch, int slots, int rows, int columns,
                           const Line<int64_t>& row, const Line<int64_t>& column, int64_t width,
-                          const Planes<const T>& view, bool slots_fastest, const PlaneOf& plane_of) {
+                          const Planes<const T>& planes, bool slots_fastest, const PlaneOf& plane_of) {
     const int thread = static_cast<int>(threadIdx.x);
     const auto copy_row = [&](int slot, int r, int first, int step) {
-        const T* const from = plane_of(slot) + row[r] * view.stride[1];
+        const T* const from = plane_of(slot) + row[r] * planes.stride[1];
         Compute<T>* const entries = to + slot * slot_pitch + r * pitch;
         for (int c = first; c < columns; c += step) {
             const int64_t x = column[c];
             const bool valid = x >= 0 && x < width;
             if constexpr (std::is_same_v<T, Compute<T>>) {
-                copy_async(entries + c, from + (valid ? x * view.stride[2] : 0), valid);
+                copy_async(entries + c, from + (valid ? x * planes.stride[2] : 0), valid);
             } else {
-                entries[c] = valid ? static_cast<float>(from[x * view.stride[2]]) : 0.0f;
+                entries[c] = valid ? static_cast<float>(from[x * planes.stride[2]]) : 0.0f;
             }
         }
     };
@@ -410,7 +410,7 @@ DenseGradients<Tensor> depthwise_conv2d_backward(const Tensor& grad_output, cons
     const bool channels_last = is_channels_last(input);
     const PreparedBias no_bias(std::nullopt, dtype);
     Problem problem = make_problem(input, kernel, arguments);
-    Tensor grad_input = not_computed(dtype, input), grad_kernel = grad_input;
+    Tensor grad_input = not_computed(dtype, input), grad_kernel = not_computed(dtype, input);
     if (wanted.input) {
         grad_input = empty_in_format_of(input, sizes(input));
         if (problem.y.stride > problem.y.kernel || problem.x.stride > problem.x.kernel) {

@@ -1,7 +1,7 @@
 // Convolution with positions that all out channels share, on CUDA.
 //
-// Each in channel is interpolated once per element and output pixel, which gives
-// columns, and a matrix product does the rest,
+// Each in channel is interpolated once per element and output pixel, which gives columns, and a matrix product does the
+// rest,
 //
 //     output (g, O/g, pixels) = weight (g, O/g, (I/g) K) * columns (g, (I/g) K, pixels).
 //
@@ -147,24 +147,24 @@ __global__ void __launch_bounds__(kThreads, kFewestBlocks<T>)
             const int64_t element = channel % geometry.in_channels_per_group * geometry.kernel_count + k;
             const T* row = grad_columns + (channel * geometry.kernel_count + k) * tile.pixels;
             C of_element = 0;
-            for_each_tap(Element<version, C>(filters, parameters, element), filters.extent,
-                         [&](int64_t z, int64_t y, int64_t x, const Factor<C>& at_z, const Factor<C>& at_y,
-                             const Factor<C>& at_x) {
-                             const auto output = [&](int axis, int64_t at, int64_t tap) {
-                                 const int64_t from_start = at + geometry.padding[axis] - tap;
-                                 return from_start >= 0 && from_start % geometry.stride[axis] == 0 &&
-                                                from_start / geometry.stride[axis] < geometry.output[axis]
-                                            ? from_start / geometry.stride[axis]
-                                            : -1;
-                             };
-                             const int64_t oz = output(0, pixel.z, z), oy = output(1, pixel.y, y),
-                                           ox = output(2, pixel.x, x);
-                             const int64_t column = image * outputs - tile.first +
-                                                    (oz * geometry.output[1] + oy) * geometry.output[2] + ox;
-                             if (oz >= 0 && oy >= 0 && ox >= 0 && is_within(column, tile.pixels)) {
-                                 of_element += at_z.value * at_y.value * at_x.value * static_cast<C>(row[column]);
-                             }
-                         });
+            for_each_tap(
+                Element<version, C>(filters, parameters, element), filters.extent,
+                [&](int64_t z, int64_t y, int64_t x, const Factor<C>& at_z, const Factor<C>& at_y,
+                    const Factor<C>& at_x) {
+                    const auto output = [&](int axis, int64_t at, int64_t tap) {
+                        const int64_t from_start = at + geometry.padding[axis] - tap;
+                        return from_start >= 0 && from_start % geometry.stride[axis] == 0 &&
+                                       from_start / geometry.stride[axis] < geometry.output[axis]
+                                   ? from_start / geometry.stride[axis]
+                                   : -1;
+                    };
+                    const int64_t oz = output(0, pixel.z, z), oy = output(1, pixel.y, y), ox = output(2, pixel.x, x);
+                    const int64_t pixel_in_tile =
+                        image * outputs - tile.first + (oz * geometry.output[1] + oy) * geometry.output[2] + ox;
+                    if (oz >= 0 && oy >= 0 && ox >= 0 && is_within(pixel_in_tile, tile.pixels)) {
+                        of_element += at_z.value * at_y.value * at_x.value * static_cast<C>(row[pixel_in_tile]);
+                    }
+                });
             sum += of_element * inverse[element];
         }
         grad_input[(image * channels + channel) * inputs + index] += sum;
@@ -314,7 +314,8 @@ class Im2col {
         return sum_over(parts, {0}, true);
     }
 
-    // But for the weight's. The elements' weights are in grad_columns already.
+    // The gradients of positions and sigma: the weight's is a product of columns. The elements' weights are in
+    // grad_columns already.
     ParameterGradients<Tensor> parameter_gradients(const Tensor& contractions, bool positions, bool sigma,
                                                    ScalarType dtype) const {
         PreparedParameters unit = prepared_;
@@ -351,7 +352,7 @@ class Im2col {
         });
     }
 
-    const Tensor& input_;
+    const Tensor& input_;  // of the convolution, which outlives this
     ScalarType dtype_;
     PreparedParameters prepared_;
     Version version_;
@@ -412,9 +413,9 @@ ConvGradients<Tensor> conv_im2col_backward(const Tensor& grad_output, const Conv
     if (wants_weight) {
         grad_parameters.weight = cast(view(grad_weight, sizes(weight)), dtype);
     }
-    const Tensor none = not_computed(input.scalar_type(), input);
-    return {wanted.input ? in_format_of(input, cast(grad_input, input.scalar_type())) : none, grad_parameters,
-            wanted.bias ? aten_bias_gradient(grad_output) : none};
+    const auto none = [&] { return not_computed(input.scalar_type(), input); };
+    return {wanted.input ? in_format_of(input, cast(grad_input, input.scalar_type())) : none(), grad_parameters,
+            wanted.bias ? aten_bias_gradient(grad_output) : none()};
 }
 
 }  // namespace dcls::cuda

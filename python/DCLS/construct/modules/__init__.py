@@ -68,7 +68,8 @@ __all__ = [
     "warnings",
 ]
 
-# Pickles name the module that a class says it is from: those of the original, and those for it, name this one.
+# Pickles name the module that a class says it is from: those of the original, and those for it, name this one. (So
+# inspect.getsource does not find the classes; it finds their methods.)
 for _name in __all__:
     if _name.startswith(("ConstructKernel", "Dcls")):
-        globals()[_name].__module__ = __name__
+        globals()[_name].__module__ = "DCLS.construct.modules"
