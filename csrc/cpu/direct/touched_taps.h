@@ -11,10 +11,15 @@ namespace dcls::cpu {
 template <typename T>
 class TapGradients {
  public:
-    // taps: of some filters one after the other, each with as many entries as it has `numbers`; an entry has the taps
+    // taps, numbers: of entries, those of a filter up to its end, then those of the next one. An entry has the taps
     // `number` and `number + second` of its filter. The coefficients become 0.
-    TapGradients(std::vector<Tap<T>> taps, std::vector<std::vector<int32_t>> numbers, int64_t second, Pairing pairing)
-        : taps_(std::move(taps)), numbers_(std::move(numbers)), second_(second), pairing_(pairing) {
+    TapGradients(std::vector<Tap<T>> taps, std::vector<int32_t> numbers, std::vector<size_t> filter_ends,
+                 int64_t second, Pairing pairing)
+        : taps_(std::move(taps)),
+          numbers_(std::move(numbers)),
+          filter_ends_(std::move(filter_ends)),
+          second_(second),
+          pairing_(pairing) {
         for (Tap<T>& tap : taps_) {
             tap.coefficients = {};
         }
@@ -26,25 +31,27 @@ class TapGradients {
     // before and after.
     template <typename Body>
     void for_each_filter(T* grad_taps, const Body& body) const {
-        const Tap<T>* tap = taps_.data();
-        for (size_t filter = 0; filter < numbers_.size(); ++filter) {
+        size_t begin = 0;
+        for (size_t filter = 0; filter < filter_ends_.size(); ++filter) {
+            const size_t end = filter_ends_[filter];
             // The second of each first: without pairs it is the same tap.
-            for (const int32_t number : numbers_[filter]) {
-                grad_taps[number + second_] = tap->coefficients[1];
-                grad_taps[number] = tap->coefficients[0];
-                ++tap;
+            for (size_t entry = begin; entry < end; ++entry) {
+                grad_taps[numbers_[entry] + second_] = taps_[entry].coefficients[1];
+                grad_taps[numbers_[entry]] = taps_[entry].coefficients[0];
             }
             body(static_cast<int64_t>(filter));
-            for (const int32_t number : numbers_[filter]) {
-                grad_taps[number + second_] = T(0);
-                grad_taps[number] = T(0);
+            for (size_t entry = begin; entry < end; ++entry) {
+                grad_taps[numbers_[entry] + second_] = T(0);
+                grad_taps[numbers_[entry]] = T(0);
             }
+            begin = end;
         }
     }
 
  private:
     std::vector<Tap<T>> taps_;
-    std::vector<std::vector<int32_t>> numbers_;
+    std::vector<int32_t> numbers_;
+    std::vector<size_t> filter_ends_;
     int64_t second_;
     Pairing pairing_;
 };
@@ -91,19 +98,21 @@ class TouchedTaps {
             list.clear();
         }
         numbers_.clear();
+        filter_ends_.clear();
     }
 
     // Adds the taps of the filter that leads to a source channel, whose elements have these factors and weights.
     template <Version version, bool with_derivatives>
     void add(int64_t source, const FilterFactors<version, T, with_derivatives>& factors, const T* weight) {
-        numbers_.emplace_back();
+        const size_t begin = numbers_.size();
         for (int64_t k = 0; k < kernel_count_; ++k) {
             const AxisFactors<T>* axes = factors.element(k);
             add_outer_product(source, axes, weight[k] / normalisation<version>(sums(axes)));
         }
-        for (const int32_t number : numbers_.back()) {
-            entries_[number] = kNone;
+        for (size_t entry = begin; entry < numbers_.size(); ++entry) {
+            entries_[numbers_[entry]] = kNone;
         }
+        filter_ends_.push_back(numbers_.size());
     }
 
     // Where positions are integers, most touched taps have a factor of 0: they are left out, and so is the pairing, if
@@ -130,7 +139,7 @@ class TouchedTaps {
 
     // For the gradients of all that were added; forward.
     TapGradients<T> gradients() const {
-        return {lists_[0], numbers_, is_paired() ? number_step_[paired_axis_] : 0, pairing_};
+        return {lists_[0], numbers_, filter_ends_, is_paired() ? number_step_[paired_axis_] : 0, pairing_};
     }
 
  private:
@@ -187,7 +196,7 @@ class TouchedTaps {
             if (entry == kNone) {
                 entry = static_cast<int32_t>(list.size());
                 list.push_back({offset + offsets_[other_axis_][tap], {}});
-                numbers_.back().push_back(static_cast<int32_t>(tap_number));
+                numbers_.push_back(static_cast<int32_t>(tap_number));
             }
             for (int i = 0; i < 2; ++i) {
                 list[entry].coefficients[i] += scales[i] * axis.value[tap];
@@ -204,7 +213,8 @@ class TouchedTaps {
     int64_t second_offset_;                                     // from where a pair's first tap reads to the second
     std::array<std::vector<int64_t>, kAxes> offsets_, phases_;  // of a tap: the sum over the axes
     std::vector<int32_t> entries_;                              // of every tap of a filter, in the lists
-    std::vector<std::vector<int32_t>> numbers_;                 // by filter, of the first tap of each entry
+    std::vector<int32_t> numbers_;                              // of the first tap of each entry, in its filter
+    std::vector<size_t> filter_ends_;                           // in the numbers
     std::vector<std::vector<Tap<T>>> lists_;
     std::vector<Pairing> pairings_;  // of the lists
 };
