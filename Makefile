@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # nvcc only costs time where nothing can run its output; `make cuda` compiles the CUDA sources anyway.
 DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
+# Each of two builds has steps that one core takes alone. Not more: the sanitized ones take a gigabyte for a core.
+MAKEFLAGS += --jobs=2
+
 CPP := $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 LINTED := dcls_ops python tests benchmarks examples
 
