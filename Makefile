@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # nvcc only costs time where nothing can run its output; `make cuda` compiles the CUDA sources anyway.
 DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
-# Each of two builds has steps that one core takes alone. Not more: the sanitized ones take a gigabyte for a core.
+# Each of two builds has steps that one core takes alone. Not more: a compiler takes half a gigabyte.
 MAKEFLAGS += --jobs=2
 
 CPP := $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)

@@ -1,7 +1,7 @@
 """What the tests draw their arguments from."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from hypothesis import strategies as st
@@ -202,7 +202,7 @@ def sized_conv(
     groups: int = 1,
     kernel_count: int = 3,
     stride: tuple[int, ...] | None = None,
-    padding: tuple[int, ...] | None = None,
+    padding: tuple[int, ...] | Literal["half"] | None = None,
     shared: bool = False,
     dense_axes: int = 0,
     layout: Callable[[Tensor], Tensor] = lambda image: image,
@@ -210,6 +210,8 @@ def sized_conv(
 ) -> Conv:
     """A convolution of these sizes, by default without stride and padding. Positions are shared for "im2col"."""
     axes = len(kernel_size)
+    if padding == "half":
+        padding = tuple(extent // 2 for extent in kernel_size)
     kernel = parameters(
         version,
         kernel_size,

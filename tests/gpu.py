@@ -91,8 +91,7 @@ def larger_conv(axes: int, **options: Any) -> Conv:
     """A convolution that keeps a GPU busy for a while; options as for sized_conv."""
     spatial, kernel_size = ((1000,), (40, 44), (12, 14, 16))[axes - 1], ((25,), (9, 7), (5, 4, 3))[axes - 1]
     sizes = {"out_channels": 32, "groups": 2, "kernel_count": 5, "stride": (2, 1, 1)[:axes]}
-    padding = tuple(extent // 2 for extent in kernel_size)
-    return sized_conv((8, 16, *spatial), kernel_size, version="gauss", padding=padding, **{**sizes, **options})
+    return sized_conv((8, 16, *spatial), kernel_size, version="gauss", padding="half", **{**sizes, **options})
 
 
 # Every operator and method, as something that makes a call of it in float32 on the GPU.

@@ -93,12 +93,10 @@ ParameterGradients<Tensor> element_gradients(const Tensor& contractions, const F
                                              const ParameterGradients<bool>& wanted) {
     IntList shape = sizes(parameters.weight);
     shape.insert(shape.begin(), parameters.positions.size(0));
-    const auto allocate = [&](bool is_wanted, const IntList& shape) {
-        return is_wanted ? empty(shape, parameters.dtype, contractions) : not_computed(dtype, contractions);
-    };
-    const Tensor grad_weight = allocate(wanted.weight, {shape.begin() + 1, shape.end()});
-    const Tensor grad_positions = allocate(wanted.positions, shape);
-    const Tensor grad_sigma = allocate(wanted.sigma, shape);
+    const Tensor grad_weight =
+        empty_if(wanted.weight, {shape.begin() + 1, shape.end()}, parameters.dtype, contractions);
+    const Tensor grad_positions = empty_if(wanted.positions, shape, parameters.dtype, contractions);
+    const Tensor grad_sigma = empty_if(wanted.sigma, shape, parameters.dtype, contractions);
 
     const Tensor total = contractions.size(0) == 1 ? contractions : sum_over(contractions, {0});
     const Launcher launch(contractions);

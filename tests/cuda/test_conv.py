@@ -114,7 +114,7 @@ def test_more_than_one_block(input, out_channels, groups, kernel_size, stride, m
         groups=groups,
         kernel_count=9,
         stride=stride,
-        padding=tuple(extent // 2 for extent in kernel_size),
+        padding="half",
     )
     assert_agrees(call(on_gpu(on_a_grid(case), dtype)))
 

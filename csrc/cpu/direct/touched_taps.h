@@ -97,6 +97,7 @@ class TouchedTaps {
         for (std::vector<Tap<T>>& list : lists_) {
             list.clear();
         }
+        pairings_.assign(lists_.size(), pairing_);
         numbers_.clear();
         filter_ends_.clear();
     }

@@ -20,19 +20,14 @@ from torch.nn.modules.utils import _single as _single
 from torch.nn.modules.utils import _triple as _triple
 from torch.nn.parameter import Parameter
 
-from DCLS._constructed import (
+from DCLS._construct_kernel import (
     ConstructKernel1d,
     ConstructKernel2_1d,
     ConstructKernel2d,
     ConstructKernel3_1d,
     ConstructKernel3d,
-    Dcls1d,
-    Dcls2_1d,
-    Dcls2d,
-    Dcls2dK1d,
-    Dcls3_1d,
-    Dcls3d,
 )
+from DCLS._constructed import Dcls1d, Dcls2_1d, Dcls2d, Dcls2dK1d, Dcls3_1d, Dcls3d
 from DCLS._constructed import _DclsN_Md as _DclsN_Md
 from DCLS._constructed import _DclsNd as _DclsNd
 
