@@ -106,7 +106,6 @@ class AnyConstructKernel(nn.Module):
     def is_as_it_came(self) -> bool:
         """Whether nobody has changed how the kernel is made, so that an operator may make it."""
         changeable = ("forward", "forward_v0", "forward_v1", "forward_vmax", "forward_vgauss", "operands")
-        as_it_came = vars(AnyConstructKernel)
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         return all(
             name not in vars(self) and getattr(type(self), name) is vars(AnyConstructKernel)[name]
