@@ -4,7 +4,7 @@
 #include "../contraction.h"
 #include "../filters.h"
 #include "../parameters.h"
-#include "launch.h"
+#include "warp_sum.h"
 
 namespace dcls::cuda {
 
@@ -47,15 +47,6 @@ struct Element {
                                          : touched_taps<version>(position[axis], sigma[axis], extent);
     }
 };
-
-// The sum over the lanes of a warp, in all of them. The order is always the same.
-template <typename C>
-__device__ C warp_sum(C value) {
-    for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-        value += __shfl_xor_sync(~0u, value, distance);
-    }
-    return value;
-}
 
 template <typename C>
 __device__ Contraction<C> warp_sum(Contraction<C> contraction) {

@@ -48,28 +48,41 @@ class Launcher {
         config.blockDim = dim3(static_cast<unsigned>(threads));
         config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
         config.stream = stream_;
+        if (shared_bytes > kSharedWithoutAsking) {
+            STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                static_cast<int>(shared_bytes)));
+        }
         STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
     }
 
  private:
+    static constexpr int64_t kSharedWithoutAsking = 48 << 10;
     static constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
 
     std::unique_ptr<CUDAGuardOpaque, void (*)(CUDAGuardHandle)> guard_;
     cudaStream_t stream_ = nullptr;
 };
 
-// The compute capability of a tensor's device: 90 for 9.0.
-inline int compute_capability(const Tensor& on) {
-    int major = 0, minor = 0;
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, on.get_device_index()));
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, on.get_device_index()));
-    return 10 * major + minor;
+// The shared memory that a block may have on a tensor's device.
+inline int64_t most_shared_bytes(const Tensor& on) {
+    int bytes = 0;
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, on.get_device_index()));
+    return bytes;
+}
+
+// The compute capability that a kernel's code for the current device was written for: 80 for 8.0. It is below the
+// device's where the driver compiled PTX of an older one.
+template <typename... Parameters>
+int compiled_for(void (*kernel)(Parameters...)) {
+    cudaFuncAttributes attributes{};
+    STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+    return attributes.ptxVersion;
 }
 
 // body(item) for the block's share of `items`.
-template <typename Body>
-__device__ void for_each_item(int64_t items, const Body& body) {
-    for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+template <typename I, typename Body>
+__device__ void for_each_item(I items, const Body& body) {
+    for (I item = blockIdx.x; item < items; item += gridDim.x) {
         body(item);
     }
 }

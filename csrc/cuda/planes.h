@@ -4,7 +4,10 @@
 #include "../geometry.h"
 #include "dtypes.h"
 
+#include <cuda_runtime.h>
+
 #include <type_traits>
+#include <utility>
 
 namespace dcls::cuda {
 
@@ -21,6 +24,13 @@ struct Planes {
         for (int axis = 0; axis < spatial; ++axis) {
             stride[kAxes - spatial + axis] = batched.stride(2 + axis);
         }
+    }
+
+    // With images as channels and channels as images.
+    Planes transposed() const {
+        Planes planes = *this;
+        std::swap(planes.image, planes.channel);
+        return planes;
     }
 
     // Asking for a mutable pointer would copy what a lazy clone shares.

@@ -22,6 +22,15 @@ __device__ T* shared_memory() {
 #endif
 }
 
+// The same value, of which the compiler knows nothing: it then computes what follows from it again, where it would else
+// keep that in registers.
+__device__ inline int opaque(int value) {
+#ifdef __CUDACC__
+    asm volatile("" : "+r"(value));
+#endif
+    return value;
+}
+
 // cp.async: starts to copy an element to shared memory, or to write 0 there if `valid` is false, in which case `from`
 // is not read. It is there once copy_wait() has returned, and for other threads after a barrier behind that.
 template <typename T>
@@ -40,6 +49,33 @@ __device__ void copy_async(T* to, const T* from, bool valid) {
 #endif
 }
 
+// The same for `count` neighbouring entries, aligned to what they take: 4, 8 or 16 bytes, or a 16-bit entry, which is
+// copied at once.
+template <int count, typename T>
+__device__ void copy_async(T* to, const T* from) {
+    constexpr int bytes = count * sizeof(T);
+    static_assert(bytes == 2 || bytes == 4 || bytes == 8 || bytes == 16);
+    if constexpr (bytes == 2) {
+        *to = *from;
+    } else {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+        const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+        if constexpr (bytes == 16) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+        } else {
+            asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(bytes) : "memory");
+        }
+#elif defined(__CUDACC__)
+        struct alignas(bytes) Piece {
+            T at[count];
+        };
+        *reinterpret_cast<Piece*>(to) = *reinterpret_cast<const Piece*>(from);
+#else
+        cuda_on_cpu::copy_later(to, from, bytes);
+#endif
+    }
+}
+
 __device__ inline void copy_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_all;" ::: "memory");
@@ -49,23 +85,34 @@ __device__ inline void copy_wait() {
 }
 
 // ldmatrix: four 8 x 8 matrices of a 16-bit type. Lane l points to row l % 8 of matrix l / 8, 16-byte aligned; it gets
-// entries 2 (l % 4) and the next of row l / 4 of every matrix. So 16 rows of 16 columns become the fragment that
-// multiply_add takes: lanes 0 to 15 point to the rows' first columns, lanes 16 to 31 to their ninth ones.
-template <typename T>
+// entries 2 (l % 4) and the next of row l / 4 of every matrix, or of column l / 4 if they are transposed. So 16 rows of
+// 16 columns become the fragment that multiply_add takes: lanes 0 to 15 point to the rows' first columns, lanes 16 to 31
+// to their ninth ones.
+template <bool transposed = false, typename T>
 __device__ void load_matrices(uint32_t (&fragment)[4], const T* row) {
     static_assert(sizeof(T) == 2);
 #ifdef __CUDACC__
     const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
-                 : "r"(address)
-                 : "memory");
+    if constexpr (transposed) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
+                     : "r"(address)
+                     : "memory");
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
+                     : "r"(address)
+                     : "memory");
+    }
 #else
     cuda_on_cpu::expect_aligned(row, 16);
     const auto rows = cuda_on_cpu::gather_in_warp(row);
-    const int lane = cuda_on_cpu::lane();
+    const int r = cuda_on_cpu::lane() / 4, c = cuda_on_cpu::lane() % 4 * 2;
     for (int matrix = 0; matrix < 4; ++matrix) {
-        __builtin_memcpy(&fragment[matrix], rows[matrix * 8 + lane / 4] + lane % 4 * 2, sizeof(uint32_t));
+        const T* const* const of_matrix = rows.data() + matrix * 8;
+        const T pair[2] = {transposed ? of_matrix[c][r] : of_matrix[r][c],
+                           transposed ? of_matrix[c + 1][r] : of_matrix[r][c + 1]};
+        __builtin_memcpy(&fragment[matrix], pair, sizeof(uint32_t));
     }
 #endif
 }

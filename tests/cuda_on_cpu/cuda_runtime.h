@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <source_location>
+#include <unordered_map>
 #include <utility>
 
 #define __host__
@@ -88,10 +89,41 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, cuda_on_cpu::Where wher
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
 
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
+struct cudaFuncAttributes {
+    int ptxVersion = 0;
+};
 
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-    *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel) {
+    attributes->ptxVersion = 90;
+    return cudaSuccess;
+}
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+namespace cuda_on_cpu {
+
+constexpr size_t kSharedBytes = 48 << 10;       // what every GPU gives without being asked
+constexpr size_t kMostSharedBytes = 99 << 10;  // what all of compute capability 8.0 and up give when asked
+
+// The dynamic shared memory that a kernel may have.
+inline std::unordered_map<const void*, size_t> allowed_shared_bytes;
+
+}  // namespace cuda_on_cpu
+
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+    *value = static_cast<int>(cuda_on_cpu::kMostSharedBytes);
+    return cudaSuccess;
+}
+
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int value) {
+    if (value < 0 || static_cast<size_t>(value) > cuda_on_cpu::kMostSharedBytes) {
+        return cudaErrorInvalidConfiguration;
+    }
+    cuda_on_cpu::allowed_shared_bytes[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(value);
     return cudaSuccess;
 }
 
@@ -111,10 +143,12 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
     constexpr unsigned kMaxThreads = 1024;
-    constexpr size_t kMaxSharedBytes = 48 << 10;  // what every GPU gives without being asked
+    const auto allowed = cuda_on_cpu::allowed_shared_bytes.find(reinterpret_cast<const void*>(kernel));
+    const size_t most_shared_bytes =
+        allowed == cuda_on_cpu::allowed_shared_bytes.end() ? cuda_on_cpu::kSharedBytes : allowed->second;
     const dim3 grid = config->gridDim, block = config->blockDim;
     if (grid.x == 0 || grid.x > 0x7fffffffu || grid.y != 1 || grid.z != 1 || block.x == 0 || block.x > kMaxThreads ||
-        block.y != 1 || block.z != 1 || config->dynamicSmemBytes > kMaxSharedBytes) {
+        block.y != 1 || block.z != 1 || config->dynamicSmemBytes > most_shared_bytes) {
         return cudaErrorInvalidConfiguration;
     }
     cuda_on_cpu::run_grid(grid, block, config->dynamicSmemBytes, [&] { kernel(arguments...); });

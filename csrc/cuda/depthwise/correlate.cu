@@ -1,0 +1,329 @@
+// Depthwise convolution in float32 and float64: its output and the gradient of its input, as depthwise_maps.h has them.
+//
+// A thread makes a patch of kRows x kColumns outputs of a slot, in registers. It takes one row of the input after the
+// other, kColumns + taps - 1 entries of it, and multiplies them by those rows of the kernel that meet them: for 7 x 8
+// outputs and 17 taps a row, 6 vectors of input and 7 times 5 vectors of taps for 7 times 136 multiply-adds.
+//
+//     input                        outputs of a thread
+//     . . . . . . . . . . . .      + + + + + + + +
+//     = = = = = = = = = = = =      + + + + + + + +     row t of the input meets row t - j of the kernel
+//     . . . . . . . . . . . .      + + + + + + + +     for output row j
+//
+// A block has threads_y x threads_x patches of each of its slots, which it stages with the kernels (staging.h).
+// Neighbouring threads have neighbouring channels where those lie next to each other, else neighbouring columns, then
+// images: the rows of input outside of the plane, which no thread visits, are then the same for most of a warp.
+//
+// Bound by the issue of multiply-adds: they are 93% of the instructions of the loop over rows. Each output belongs to
+// one thread: results are the same every time.
+#include "kernels.h"
+#include "staging.h"
+
+#include "../launch.h"
+
+namespace dcls::cuda {
+namespace {
+
+constexpr int kMostThreads = 256;
+constexpr int kMostVectors = 8;  // of a row of a block of taps
+constexpr int kMostTapRows = 32;
+constexpr int64_t kSharedBytes = 72 << 10;
+
+// Outputs of a thread.
+template <typename T>
+constexpr int kRows = std::is_same_v<T, double> ? 4 : 7;
+template <typename T>
+constexpr int kColumns = std::is_same_v<T, double> ? 4 : 8;
+
+// How the work is cut.
+struct Plan {
+    int channels, images, threads_y, threads_x;  // threads of a block; its slots are images x channels
+    int tap_rows, tap_columns;                   // of a block of taps
+    int tile_rows, tile_columns;
+    // How many there are. An item's sum has a step for each block of taps of each term.
+    int channel_groups, image_groups, tiles_y, tiles_x, out_phases, tap_blocks_y, tap_blocks_x, terms;
+    bool stores_vectors;
+    Staging in, taps;
+
+    __host__ __device__ int entries() const { return in.entries() + taps.entries(); }
+    __host__ __device__ int threads() const { return channels * images * threads_y * threads_x; }
+    __host__ __device__ int64_t items() const {
+        return int64_t{1} * channel_groups * image_groups * tiles_y * tiles_x * out_phases;
+    }
+};
+
+template <typename T>
+Plan make_plan(Role role, const Problem& problem, bool channels_last, const Planes<const T>& in, const Planes<T>& out,
+               int64_t shared_bytes) {
+    const PlaneMap map(role, problem, 0);  // no phase has more taps
+    const int rows = most_outputs(role, problem.y), columns = most_outputs(role, problem.x);
+    // A channel of input has several of output: they are no slots of one block, whose channels are evenly apart.
+    const int most_channels =
+        role == Role::forward && problem.multiplier > 1 ? 1 : std::max(problem.channels_made(role), 1);
+    const int copied = ceil_div(map.x.in_extent, map.x.in.step);
+    const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
+    Plan plan{};
+    plan.threads_x = std::min(std::max(ceil_div(columns, kColumns<T>), 1), 16);
+    plan.threads_y = std::min(std::max(ceil_div(rows, kRows<T>), 1), 16);
+    plan.channels = channels_last ? std::min(most_channels, 32 / static_cast<int>(sizeof(T))) : 1;  // a sector
+    plan.images = 1;
+    plan.tap_rows = even_share(map.y.taps, kMostTapRows);
+    plan.tap_columns = even_share(map.x.taps, kMostVectors * kVector<T>);
+    const auto fits = [&] {
+        plan.tile_rows = plan.threads_y * kRows<T>;
+        plan.tile_columns = plan.threads_x * kColumns<T>;
+        const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
+        const int in_columns = plan.tile_columns + round_up(plan.tap_columns, kVector<T>);
+        const int width = in_pieces && plan.tap_columns == map.x.taps
+                              ? widest_piece(in, map.x.in.first, map.x.in_extent) : 1;
+        plan.in = Staging::room_for<T>(plan.images, plan.channels, in_rows, in_columns, std::min(in_columns, copied),
+                                       width);
+        plan.taps = Staging::room_for<T>(1, plan.channels, plan.tap_rows, plan.tap_columns, plan.tap_columns, 1);
+        return plan.threads() <= kMostThreads &&
+               plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes;
+    };
+    while (!fits()) {
+        int& too_many = plan.threads_y > 1    ? plan.threads_y
+                        : plan.threads_x > 1  ? plan.threads_x
+                        : plan.channels > 1   ? plan.channels
+                        : plan.tap_rows > 1   ? plan.tap_rows
+                                              : plan.tap_columns;  // a thread's patch of 1 tap fits: this ends
+        too_many = ceil_div(too_many, 2);
+    }
+    // As many images as fit and fill the block's threads; of few images, several channels.
+    const auto fill = [&](int& slots, int most) {
+        while (slots < most && plan.images * in.image < (1 << 30)) {
+            slots *= 2;
+            if (!fits()) {
+                slots /= 2;
+                fits();
+                return;
+            }
+        }
+    };
+    fill(plan.images, problem.images);
+    if (!channels_last && plan.threads() < kWarp) {
+        fill(plan.channels, std::min(most_channels, kWarp / plan.threads()));
+    }
+    plan.channel_groups = ceil_div(problem.channels_made(role), plan.channels);
+    plan.image_groups = ceil_div(problem.images, plan.images);
+    plan.tiles_y = ceil_div(rows, plan.tile_rows);
+    plan.tiles_x = ceil_div(columns, plan.tile_columns);
+    plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
+    plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
+    plan.terms = problem.terms(role);
+    plan.out_phases = role == Role::forward ? 1 : problem.phases();
+    plan.stores_vectors = in_pieces && widest_piece(out, map.x.out.first, map.x.outputs) == kVector<T>;
+    return plan;
+}
+
+// What a block makes at a time: a tile of the outputs of one phase, in some slots.
+struct Item {
+    int channel, image, y, x, phase;  // the first ones
+
+    __device__ Item(const Plan& plan, int index) {
+        x = index % plan.tiles_x * plan.tile_columns;
+        index /= plan.tiles_x;
+        y = index % plan.tiles_y * plan.tile_rows;
+        index /= plan.tiles_y;
+        channel = index % plan.channel_groups * plan.channels;
+        index /= plan.channel_groups;
+        image = index % plan.image_groups * plan.images;
+        phase = index / plan.image_groups;
+    }
+};
+
+// One step of its sum.
+struct Step {
+    int term, tap_y, tap_x;
+    PlaneMap map;
+    Met y, x;  // of the input
+
+    __device__ Step(Role role, const Problem& problem, const Plan& plan, const Item& item, int step)
+        : term(step / plan.tap_blocks_x / plan.tap_blocks_y),
+          tap_y(step / plan.tap_blocks_x % plan.tap_blocks_y * plan.tap_rows),
+          tap_x(step % plan.tap_blocks_x * plan.tap_columns),
+          map(role, problem, role == Role::forward ? term : item.phase),
+          y(map.y, item.y + tap_y, plan.tile_rows + tap_rows(plan) - 1),
+          x(map.x, item.x + tap_x, plan.tile_columns + plan.tap_columns - 1) {}
+
+    // Not positive in phases that have fewer blocks of taps.
+    __device__ int tap_rows(const Plan& plan) const { return std::min(plan.tap_rows, map.y.taps - tap_y); }
+    __device__ int tap_columns(const Plan& plan) const { return std::min(plan.tap_columns, map.x.taps - tap_x); }
+};
+
+// Where in an item a thread's patch is; behind the tile's last row if it has none.
+template <typename T>
+struct Patch {
+    int channel, image, row, column;
+
+    __device__ explicit Patch(const Plan& plan) {
+        int rest = static_cast<int>(threadIdx.x);
+        channel = rest % plan.channels;
+        rest /= plan.channels;
+        column = rest % plan.threads_x * kColumns<T>;
+        rest /= plan.threads_x;
+        image = rest % plan.images;
+        row = rest / plan.images * kRows<T>;
+    }
+};
+
+// sums[j][c] += row t - j of the kernel times a row of input, for each output row j. The last vector of taps has
+// 1 + `more` taps, not more: 0 times a NaN or an infinity that no tap meets would be NaN.
+template <int tap_vectors, typename T>
+__device__ void add_row(T (&sums)[kRows<T>][kColumns<T>], const T* in, const T* taps, int pitch, int t, int tap_rows,
+                        int more) {
+    constexpr int vector = kVector<T>;
+    T segment[kColumns<T> + tap_vectors * vector];
+#pragma unroll
+    for (int v = 0; v < kColumns<T> / vector + tap_vectors; ++v) {
+        const Vector<T> loaded = load_vector(in + v * vector);
+#pragma unroll
+        for (int k = 0; k < vector; ++k) {
+            segment[v * vector + k] = loaded.at[k];
+        }
+    }
+    const auto add_tap = [&](T (&row)[kColumns<T>], T tap, int i) {
+#pragma unroll
+        for (int c = 0; c < kColumns<T>; ++c) {
+            row[c] += tap * segment[c + i];
+        }
+    };
+#pragma unroll
+    for (int j = 0; j < kRows<T>; ++j) {
+        if (t >= j && t - j < tap_rows) {  // the same for all threads
+#pragma unroll
+            for (int v = 0; v < tap_vectors; ++v) {
+                const Vector<T> tap = load_vector(taps + (t - j) * pitch + v * vector);
+#pragma unroll
+                for (int k = 0; k < vector; ++k) {
+                    if (v < tap_vectors - 1 || k <= more) {
+                        add_tap(sums[j], tap.at[k], v * vector + k);
+                    }
+                }
+            }
+        }
+    }
+}
+
+template <typename T>
+__device__ void store(Role role, const Problem& problem, const Plan& plan, int index, const Patch<T>& patch,
+                      const T (&sums)[kRows<T>][kColumns<T>], const Planes<T>& out, const T* bias) {
+    const Item item(plan, index);
+    const PlaneMap map(role, problem, item.phase);
+    const int channel = item.channel + patch.channel, image = item.image + patch.image;
+    if (channel >= problem.channels_made(role) || image >= problem.images || patch.row >= plan.tile_rows) {
+        return;
+    }
+    T* const plane = out.plane(image, channel);
+    const T added = bias != nullptr ? bias[channel] : T(0);
+#pragma unroll
+    for (int j = 0; j < kRows<T>; ++j) {
+        const int y = item.y + patch.row + j;
+        if (y >= map.y.outputs) {
+            continue;
+        }
+        T* const row = plane + map.y.out[y] * out.stride[1];
+        if (plan.stores_vectors) {
+#pragma unroll
+            for (int c = 0; c < kColumns<T>; c += kVector<T>) {
+                Vector<T> vector;
+#pragma unroll
+                for (int k = 0; k < kVector<T>; ++k) {
+                    vector.at[k] = sums[j][c + k] + added;
+                }
+                const int x = item.x + patch.column + c;
+                if (x < map.x.outputs) {
+                    *reinterpret_cast<Vector<T>*>(row + map.x.out[x]) = vector;
+                }
+            }
+        } else {
+#pragma unroll
+            for (int c = 0; c < kColumns<T>; ++c) {
+                const int x = item.x + patch.column + c;
+                if (x < map.x.outputs) {
+                    row[map.x.out[x] * out.stride[2]] = sums[j][c] + added;
+                }
+            }
+        }
+    }
+}
+
+// All threads of a block copy what a step reads.
+template <typename T>
+__device__ void stage(Role role, const Problem& problem, const Plan& plan, int index, int number,
+                      const Planes<const T>& in, const Planes<const T>& kernel, T* staged_in, T* staged_taps) {
+    const Item item(plan, opaque(index));
+    const Step step(role, problem, plan, item, number);
+    const Sources sources(role, problem, item.channel, step.term);
+    const int channels = std::min(plan.channels, problem.channels_made(role) - item.channel);
+    const int images = std::min(plan.images, problem.images - item.image);
+    __syncthreads();  // what was staged has been read
+    clear(staged_in, plan.entries());
+    __syncthreads();
+    plan.in.copy(staged_in,
+                 Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
+                        step.y.count, step.map.x.in.from(step.x.first), step.x.count),
+                 step.x.first - step.x.reach);
+    plan.taps.copy(staged_taps,
+                   Box<T>(kernel, 0, 1, sources.kernel, channels, sources.apart, step.map.y.tap.from(step.tap_y),
+                          step.tap_rows(plan), step.map.x.tap.from(step.tap_x), step.tap_columns(plan)),
+                   0);
+    copy_wait();
+    __syncthreads();
+}
+
+template <int tap_vectors, typename T>
+__global__ void __launch_bounds__(kMostThreads, tap_vectors <= 5 ? 2 : 1)
+    correlate_kernel(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel, Planes<T> out,
+                     const T* bias) {
+    T* const staged_in = shared_memory<T>();
+    T* const staged_taps = staged_in + plan.in.entries();
+    const Patch<T> patch(plan);
+    const T* const own_in = staged_in + plan.in.slot(patch.image, patch.channel) + patch.column;
+    const T* const own_taps = staged_taps + plan.taps.slot(0, patch.channel);
+
+    for_each_item(static_cast<int>(plan.items()), [&](int index) {
+        T sums[kRows<T>][kColumns<T>] = {};
+        for (int number = 0; number < plan.tap_blocks_y * plan.tap_blocks_x * plan.terms; ++number) {
+            stage(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
+            const Item item(plan, index);
+            const Step step(role, problem, plan, item, number);
+            const int tap_rows = step.tap_rows(plan), more = (plan.tap_columns - 1) % kVector<T>;
+            // The staged row of the first output's first tap.
+            const int above = step.y.reach + patch.row - step.y.first;
+            for (int t = 0; t < tap_rows + kRows<T> - 1; ++t) {
+                if (above + t >= 0 && above + t < step.y.count) {
+                    add_row<tap_vectors>(sums, own_in + (above + t) * plan.in.pitch(), own_taps, plan.taps.pitch(), t,
+                                         tap_rows, more);
+                }
+            }
+        }
+        store(role, problem, plan, opaque(index), patch, sums, out, bias);
+    });
+}
+
+}  // namespace
+
+template <typename T>
+bool correlate(Role role, const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel,
+               const Tensor& out, const T* bias) {
+    const Planes<const T> in_planes(in), kernel_planes = Planes<const T>(kernel).transposed();
+    const Planes<T> out_planes(out);
+    const Plan plan = make_plan<T>(role, problem, channels_last, in_planes, out_planes,
+                                   std::min(kSharedBytes, most_shared_bytes(in)));
+    if (plan.items() > kMostItems) {
+        return false;
+    }
+    const Launcher launch(in);
+    dispatch_count<1, kMostVectors>(ceil_div(plan.tap_columns, kVector<T>), [&]<int tap_vectors>() {
+        launch(correlate_kernel<tap_vectors, T>, plan.items(), round_up(plan.threads(), kWarp),
+               plan.entries() * static_cast<int64_t>(sizeof(T)), role, problem, plan,
+               in_planes, kernel_planes, out_planes, bias);
+    });
+    return true;
+}
+
+template bool correlate(Role, const Problem&, bool, const Tensor&, const Tensor&, const Tensor&, const float*);
+template bool correlate(Role, const Problem&, bool, const Tensor&, const Tensor&, const Tensor&, const double*);
+
+}  // namespace dcls::cuda

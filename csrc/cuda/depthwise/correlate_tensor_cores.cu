@@ -1,0 +1,337 @@
+// Depthwise convolution in half types on tensor cores, accumulated in float32: its output and the gradient of its
+// input, as depthwise_maps.h has them.
+//
+// A row of 8 outputs is a row of inputs times a band matrix: B[i, x] = kernel[j, i - x] for kernel row j, 0 off the
+// band. So a warp multiplies a matrix of 16 rows of input with the band of a kernel row, for every kernel row, and adds
+// up: mma.m16n8k16, in steps of 8 columns. Of a multiplication with 17 taps a row, 17/24 is of use.
+//
+//     16 rows of input, shifted by j      band of kernel row j      16 rows of output
+//     [ . . . . . . . . | . . . ]         [ k               ]       [ + + + + + + + + ]
+//     [ . . . . . . . . | . . . ]    x    [ k k             ]   =   [ + + + + + + + + ]
+//     [ . . . . . . . . | . . . ]         [ k k k  ...      ]       [ + + + + + + + + ]
+//
+// The 16 rows are any of the staged ones (staging.h): they are numbered image by image within a row of the plane, so
+// that with 16 images or more they are the same row of each, and kernel rows that meet nothing are passed over. Rows of
+// input outside of the plane are a row of zeros. A warp makes up to kTiles neighbouring tiles of 8 columns, which share
+// the band. Warps have different channels where those lie next to each other, else different rows of one channel.
+//
+// Bound by the tensor cores: for a kernel row, 7 tiles of 8 columns are 14 multiplications, 5 loads of inputs and 3 of
+// the band.
+//
+// An input that is infinite or NaN also shows in outputs of its tile that none of its taps reaches, as 0 times it; a
+// tap that is, in outputs of rows that it does not reach.
+#include "kernels.h"
+#include "staging.h"
+
+#include "../launch.h"
+
+namespace dcls::cuda {
+namespace {
+
+constexpr int kMostWarps = 8;
+constexpr int kRows = 16;  // of a warp's matrices
+constexpr int kUnit = 8;   // columns: of a tile, and of a step along the band
+constexpr int kTiles = 8;  // of a warp
+constexpr int kMostUnits = 5;
+constexpr int kMostTaps = kMostUnits * kUnit - (kUnit - 1);  // whose band is that wide
+constexpr int64_t kSharedBytes = 72 << 10;
+
+// How the work is cut.
+struct Plan {
+    int channels, images, warps;  // a block's slots are images x channels
+    int tile_rows, tiles, units;  // units that the band of a tile is wide
+    int tap_rows, tap_columns;    // of a block of taps
+    // How many there are. An item's sum has a step for each block of taps of each term.
+    int channel_groups, image_groups, tiles_y, tiles_x, out_phases, tap_blocks_y, tap_blocks_x, terms;
+    bool stores_pairs;
+    Divisor by_image;
+    Staging in, taps;
+
+    __host__ __device__ int tile_columns() const { return tiles * kUnit; }
+    // Behind the staged planes there is a row of zeros.
+    __host__ __device__ int entries() const { return in.entries() + in.pitch() + taps.entries(); }
+    __host__ __device__ int64_t items() const {
+        return int64_t{1} * channel_groups * image_groups * tiles_y * tiles_x * out_phases;
+    }
+};
+
+template <typename T>
+Plan make_plan(Role role, const Problem& problem, bool channels_last, const Planes<const T>& in, const Planes<T>& out,
+               int64_t shared_bytes) {
+    const PlaneMap map(role, problem, 0);  // no phase has more taps
+    const int rows = most_outputs(role, problem.y), columns = most_outputs(role, problem.x);
+    // A channel of input has several of output: they are no slots of one block, whose channels are evenly apart.
+    const int most_channels =
+        role == Role::forward && problem.multiplier > 1 ? 1 : std::max(problem.channels_made(role), 1);
+    const int copied = ceil_div(map.x.in_extent, map.x.in.step);
+    const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
+    Plan plan{};
+    plan.channels = channels_last ? std::min(most_channels, kMostWarps) : 1;
+    plan.warps = kMostWarps / plan.channels * plan.channels;
+    plan.images = 1;
+    plan.tile_rows = std::max(rows, 1);
+    plan.tiles = even_share(ceil_div(columns, kUnit), kTiles);
+    plan.tap_columns = even_share(map.x.taps, kMostTaps);
+    plan.units = ceil_div(plan.tap_columns + kUnit - 1, kUnit);
+    plan.tap_rows = std::min(std::max(map.y.taps, 1), 64);
+    const auto fits = [&] {
+        const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
+        const int in_columns = (plan.tiles + plan.units) / 2 * 2 * kUnit;  // units are read in pairs
+        const int width = in_pieces && plan.tap_columns == map.x.taps
+                              ? widest_piece(in, map.x.in.first, map.x.in_extent) : 1;
+        plan.in = Staging::room_for<T>(plan.images, plan.channels, in_rows, in_columns, std::min(in_columns, copied),
+                                       width);
+        // Twice, with zeros around.
+        plan.taps = Staging::room_for<T>(2, plan.channels, plan.tap_rows, (plan.units + 1) * kUnit, plan.tap_columns, 1);
+        return plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes;
+    };
+    while (!fits()) {
+        int& too_many = plan.tile_rows > kRows ? plan.tile_rows
+                        : plan.tap_rows > 4    ? plan.tap_rows
+                        : plan.tiles > 1       ? plan.tiles
+                                               : plan.channels;  // 16 rows of a tile and 4 of taps fit: this ends
+        too_many = ceil_div(too_many, 2);
+    }
+    while (plan.images < problem.images && plan.images * in.image < (1 << 30)) {
+        plan.images *= 2;
+        if (!fits()) {
+            plan.images /= 2;
+            fits();
+            break;
+        }
+    }
+    plan.by_image = Divisor(plan.images);
+    plan.channel_groups = ceil_div(problem.channels_made(role), plan.channels);
+    plan.image_groups = ceil_div(problem.images, plan.images);
+    plan.tiles_y = ceil_div(rows, plan.tile_rows);
+    plan.tiles_x = ceil_div(columns, plan.tile_columns());
+    plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
+    plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
+    plan.terms = problem.terms(role);
+    plan.out_phases = role == Role::forward ? 1 : problem.phases();
+    plan.stores_pairs = in_pieces && widest_piece(out, map.x.out.first, map.x.outputs) > 1;
+    return plan;
+}
+
+// What a block makes at a time: a tile of the outputs of one phase, in some slots.
+struct Item {
+    int channel, image, y, x, phase;  // the first ones
+
+    __device__ Item(const Plan& plan, int index) {
+        x = index % plan.tiles_x * plan.tile_columns();
+        index /= plan.tiles_x;
+        y = index % plan.tiles_y * plan.tile_rows;
+        index /= plan.tiles_y;
+        channel = index % plan.channel_groups * plan.channels;
+        index /= plan.channel_groups;
+        image = index % plan.image_groups * plan.images;
+        phase = index / plan.image_groups;
+    }
+};
+
+// One step of its sum.
+struct Step {
+    int term, tap_y, tap_x;
+    PlaneMap map;
+    Met y, x;  // of the input
+
+    __device__ Step(Role role, const Problem& problem, const Plan& plan, const Item& item, int step)
+        : term(step / plan.tap_blocks_x / plan.tap_blocks_y),
+          tap_y(step / plan.tap_blocks_x % plan.tap_blocks_y * plan.tap_rows),
+          tap_x(step % plan.tap_blocks_x * plan.tap_columns),
+          map(role, problem, role == Role::forward ? term : item.phase),
+          y(map.y, item.y + tap_y, plan.tile_rows + tap_rows(plan) - 1),
+          x(map.x, item.x + tap_x, plan.tile_columns() + plan.tap_columns - 1) {}
+
+    // Not positive in phases that have fewer blocks of taps.
+    __device__ int tap_rows(const Plan& plan) const { return std::min(plan.tap_rows, map.y.taps - tap_y); }
+    __device__ int tap_columns(const Plan& plan) const { return std::min(plan.tap_columns, map.x.taps - tap_x); }
+};
+
+// sums[tile] += the rows that `row` and the other lanes point to, times the band of one kernel row.
+template <int units, typename T>
+__device__ void add_products(float (&sums)[kTiles][4], int tiles, const T* row, const T* band) {
+    uint32_t bands[units], inputs[kTiles + units][2];
+#pragma unroll
+    for (int u = 0; u < units; ++u) {
+        bands[u] = *reinterpret_cast<const uint32_t*>(band + u * kUnit);
+    }
+#pragma unroll
+    for (int i = 0; i < kTiles + units - 1; i += 2) {
+        if (i < tiles + units - 1) {
+            uint32_t four[4];
+            load_matrices(four, row + i * kUnit);
+            inputs[i][0] = four[0], inputs[i][1] = four[1];
+            inputs[i + 1][0] = four[2], inputs[i + 1][1] = four[3];
+        }
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+        if (tile < tiles) {
+#pragma unroll
+            for (int u = 0; u + 1 < units; u += 2) {
+                const uint32_t a[4] = {inputs[tile + u][0], inputs[tile + u][1], inputs[tile + u + 1][0],
+                                       inputs[tile + u + 1][1]};
+                const uint32_t b[2] = {bands[u], bands[u + 1]};
+                multiply_add<T>(sums[tile], a, b);
+            }
+            if constexpr (units % 2 == 1) {
+                const uint32_t b[1] = {bands[units - 1]};
+                multiply_add<T>(sums[tile], inputs[tile + units - 1], b);
+            }
+        }
+    }
+}
+
+// A lane has two neighbouring columns of two of the 16 rows, 8 apart, which are numbered from `first` on.
+template <typename T>
+__device__ void store(Role role, const Problem& problem, const Plan& plan, int index, int first, int slot,
+                      const float (&sums)[kTiles][4], const Planes<T>& out, const T* bias) {
+    struct alignas(2 * sizeof(T)) Pair {
+        T at[2];
+    };
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const Item item(plan, index);
+    const PlaneMap map(role, problem, item.phase);
+    const int channel = item.channel + slot;
+    if (channel >= problem.channels_made(role)) {
+        return;
+    }
+    const float added = bias != nullptr ? static_cast<float>(bias[channel]) : 0.0f;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        int row = first + lane / 4 + half * 8;
+        const int image = plan.by_image.split_off(row);
+        if (item.image + image >= problem.images || row >= plan.tile_rows || item.y + row >= map.y.outputs) {
+            continue;
+        }
+        T* const to = out.plane(item.image + image, channel) + map.y.out[item.y + row] * out.stride[1];
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+            const int x = item.x + tile * kUnit + lane % 4 * 2;
+            const Pair two{{static_cast<T>(sums[tile][half * 2] + added),
+                            static_cast<T>(sums[tile][half * 2 + 1] + added)}};
+            if (tile >= plan.tiles || x >= map.x.outputs) {
+                continue;
+            }
+            if (plan.stores_pairs) {
+                *reinterpret_cast<Pair*>(to + map.x.out[x]) = two;
+            } else {
+                to[map.x.out[x] * out.stride[2]] = two.at[0];
+                if (x + 1 < map.x.outputs) {
+                    to[map.x.out[x + 1] * out.stride[2]] = two.at[1];
+                }
+            }
+        }
+    }
+}
+
+// All threads of a block copy what a step reads.
+template <typename T>
+__device__ void stage(Role role, const Problem& problem, const Plan& plan, int index, int number,
+                      const Planes<const T>& in, const Planes<const T>& kernel, T* staged_in, T* staged_taps) {
+    const Item item(plan, opaque(index));
+    const Step step(role, problem, plan, item, number);
+    const Sources sources(role, problem, item.channel, step.term);
+    const int channels = std::min(plan.channels, problem.channels_made(role) - item.channel);
+    const int images = std::min(plan.images, problem.images - item.image);
+    __syncthreads();  // what was staged has been read
+    clear(staged_in, plan.entries());
+    __syncthreads();
+    plan.in.copy(staged_in,
+                 Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
+                        step.y.count, step.map.x.in.from(step.x.first), step.x.count),
+                 step.x.first - step.x.reach);
+    const Box<T> taps(kernel, 0, 1, sources.kernel, channels, sources.apart, step.map.y.tap.from(step.tap_y),
+                      step.tap_rows(plan), step.map.x.tap.from(step.tap_x), step.tap_columns(plan));
+    for (int copy = 0; copy < 2; ++copy) {
+        plan.taps.copy(staged_taps + plan.taps.slot(copy, 0), taps, kUnit - 1 - copy);
+    }
+    copy_wait();
+    __syncthreads();
+}
+
+template <int units, typename T>
+__global__ void __launch_bounds__(kMostWarps* kWarp, 2)
+    correlate_bands_kernel(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel,
+                           Planes<T> out, const T* bias) {
+    T* const staged_in = shared_memory<T>();
+    T* const zeros = staged_in + plan.in.entries();
+    T* const staged_taps = zeros + plan.in.pitch();
+    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int slot = warp % plan.channels;
+    // When matrices are loaded, this lane points to a row, and there to one of two units.
+    const int pointed = lane % kRows, pointed_column = lane / kRows * kUnit;
+    // This lane's part of a band: rows 2 (lane % 4) and the next of column lane / 4. The second copy of the taps is one
+    // column further left, so that any two neighbours are an aligned pair in one of the two.
+    const int in_band = 2 * (lane % 4) - lane / 4 + kUnit - 1;
+    const T* const own_taps = staged_taps + plan.taps.slot(in_band % 2, slot) + in_band - in_band % 2;
+
+    // Matrices that a warp makes of an item, one after the other. What is staged in one step serves all of them.
+    const int at_once = kRows * (plan.warps / plan.channels), rounds = ceil_div(plan.tile_rows * plan.images, at_once);
+    const int steps = plan.tap_blocks_y * plan.tap_blocks_x * plan.terms;
+    for_each_item(static_cast<int>(plan.items()), [&](int index) {
+        for (int round = 0; round < rounds; ++round) {
+            const int first = round * at_once + warp / plan.channels * kRows;
+            float sums[kTiles][4] = {};
+            for (int number = 0; number < steps; ++number) {
+                if (round == 0 || steps > 1) {
+                    stage(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
+                }
+                const Item item(plan, index);
+                const Step step(role, problem, plan, item, number);
+                // The rows of this warp's matrix, and the one that this lane points to.
+                const int first_row = plan.by_image.quotient(first);
+                const int last_row = plan.by_image.quotient(first + kRows - 1);
+                int row = first + pointed;
+                const int image = plan.by_image.split_off(row);
+                const T* const own_in = staged_in + plan.in.slot(image, slot) + pointed_column;
+                // The staged row of the first tap of this lane's row; taps at which no lane's row is staged are passed
+                // over.
+                const int offset = step.y.reach - step.y.first, above = offset + row;
+                const int begin = std::max(-(offset + last_row), 0);
+                const int end = std::min(step.tap_rows(plan), step.y.count - (offset + first_row));
+                for (int t = begin; t < end; ++t) {
+                    const bool is_staged = above + t >= 0 && above + t < step.y.count;
+                    add_products<units>(
+                        sums, plan.tiles,
+                        is_staged ? own_in + (above + t) * plan.in.pitch() : zeros + pointed_column,
+                        own_taps + t * plan.taps.pitch());
+                }
+            }
+            store(role, problem, plan, opaque(index), first, slot, sums, out, bias);
+        }
+    });
+}
+
+}  // namespace
+
+template <typename T>
+bool correlate_by_tensor_cores(Role role, const Problem& problem, bool channels_last, const Tensor& in,
+                               const Tensor& kernel, const Tensor& out, const T* bias) {
+    const Planes<const T> in_planes(in), kernel_planes = Planes<const T>(kernel).transposed();
+    const Planes<T> out_planes(out);
+    const Plan plan = make_plan<T>(role, problem, channels_last, in_planes, out_planes,
+                                   std::min(kSharedBytes, most_shared_bytes(in)));
+    if (plan.items() > kMostItems) {
+        return false;
+    }
+    const Launcher launch(in);
+    bool has_tensor_cores = false;
+    dispatch_count<1, kMostUnits>(plan.units, [&]<int units>() {
+        has_tensor_cores = compiled_for(correlate_bands_kernel<units, T>) >= 80;
+        if (has_tensor_cores) {
+            launch(correlate_bands_kernel<units, T>, plan.items(), plan.warps * kWarp,
+                   plan.entries() * static_cast<int64_t>(sizeof(T)), role, problem, plan, in_planes, kernel_planes,
+                   out_planes, bias);
+        }
+    });
+    return has_tensor_cores;
+}
+
+template bool correlate_by_tensor_cores(Role, const Problem&, bool, const Tensor&, const Tensor&, const Tensor&,
+                                        const Half*);
+template bool correlate_by_tensor_cores(Role, const Problem&, bool, const Tensor&, const Tensor&, const Tensor&,
+                                        const BFloat16*);
+
+}  // namespace dcls::cuda

@@ -1,0 +1,259 @@
+// The gradient of a depthwise kernel in float32 and float64, as depthwise_maps.h has it: outputs are few, a kernel's
+// taps, and each is a sum over all images and pixels.
+//
+// A warp makes a row of taps; its lanes share out the rows of grad_output that have a partner in the input, of all
+// staged images. A lane walks along its row, a vector at a time: with a window of the input's row in registers, which
+// turns by a vector each step, 4 entries of grad_output meet 17 taps in 68 multiply-adds for two vectors loaded.
+//
+//     grad_output, row y          g g g g
+//     input, row y + j        w w w w w w w w w w ...   window of 4 + taps - 1 entries
+//
+// A block stages some images of a channel at a time (staging.h), and adds up a chunk of all images. The sums of lanes
+// are added at the end, those of chunks by another kernel: everything in an order that depends on shapes only.
+//
+// Bound by the issue of multiply-adds, which are 90% of the loop's instructions.
+#include "kernels.h"
+#include "staging.h"
+
+#include "../warp_sum.h"
+
+namespace dcls::cuda {
+namespace {
+
+constexpr int64_t kSharedBytes = 96 << 10;
+constexpr int kMostTapRows = 18;  // warps of a block
+constexpr int kMostWindow = 9;    // vectors
+constexpr int kMostTileRows = 256;
+
+// Taps of a row that a window takes: all that meet a whole vector of grad_output.
+template <typename T>
+constexpr int taps_of(int window) {
+    return (window - 1) * kVector<T> + 1;
+}
+
+// How the work is cut.
+struct Plan {
+    int images, tap_rows, tap_columns, tile_rows, tile_columns;
+    int chunk;  // images
+    // How many there are. An item's sum has a step for each group of images at each tile.
+    int chunks, tap_blocks_y, tap_blocks_x, phases, tiles_y, tiles_x, image_groups;
+    Staging grad, in;
+    Divisor by_image;
+
+    __host__ __device__ int entries() const { return grad.entries() + in.entries(); }
+    __host__ __device__ int64_t items(const Problem& problem) const {
+        return int64_t{1} * chunks * problem.out_channels() * phases * tap_blocks_y * tap_blocks_x;
+    }
+};
+
+template <typename T>
+Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, const Planes<const T>& grad,
+               int64_t shared_bytes) {
+    const PlaneMap map(Role::grad_kernel, problem, 0);  // no phase has more outputs
+    const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
+    Plan plan{};
+    plan.chunk = chunk;
+    plan.chunks = ceil_div(problem.images, chunk);
+    plan.tap_rows = even_share(map.y.outputs, kMostTapRows);
+    plan.tap_columns = even_share(map.x.outputs, taps_of<T>(kMostWindow));
+    plan.images = 1;
+    plan.tile_rows = std::min(std::max(map.y.taps, 1), kMostTileRows);
+    plan.tile_columns = std::min(round_up(std::max(map.x.taps, 1), kVector<T>), 256);
+    const auto fits = [&] {
+        const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
+        const int in_columns = plan.tile_columns + round_up(plan.tap_columns, kVector<T>);
+        plan.grad = Staging::room_for<T>(plan.images, 1, plan.tile_rows, plan.tile_columns,
+                                         std::min(plan.tile_columns, map.x.taps),
+                                         widest_piece(grad, map.x.tap.first, map.x.taps));
+        plan.in = Staging::room_for<T>(plan.images, 1, in_rows, in_columns,
+                                       std::min(in_columns, ceil_div(map.x.in_extent, map.x.in.step)),
+                                       in_pieces && plan.tap_columns == map.x.outputs
+                                           ? widest_piece(in, map.x.in.first, map.x.in_extent)
+                                           : 1);
+        return plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes;
+    };
+    while (!fits()) {
+        int& too_many = plan.tile_rows > 16 ? plan.tile_rows : plan.tile_columns;
+        too_many = ceil_div(too_many, 2);
+        plan.tile_columns = round_up(plan.tile_columns, kVector<T>);
+    }
+    while (plan.images < chunk && plan.images * std::max(in.image, grad.image) < (1 << 30)) {
+        plan.images *= 2;
+        if (!fits()) {
+            plan.images /= 2;
+            fits();
+            break;
+        }
+    }
+    plan.by_image = Divisor(plan.images);
+    plan.tap_blocks_y = ceil_div(map.y.outputs, plan.tap_rows);
+    plan.tap_blocks_x = ceil_div(map.x.outputs, plan.tap_columns);
+    plan.tiles_y = ceil_div(map.y.taps, plan.tile_rows);
+    plan.tiles_x = ceil_div(map.x.taps, plan.tile_columns);
+    plan.image_groups = ceil_div(chunk, plan.images);
+    plan.phases = problem.phases();
+    return plan;
+}
+
+// What a block makes at a time: a block of taps of one phase, summed over a chunk of images.
+struct Item {
+    int channel, chunk, tap_y, tap_x, phase;
+
+    __device__ Item(const Plan& plan, const Problem& problem, int index) {
+        tap_x = index % plan.tap_blocks_x * plan.tap_columns;
+        index /= plan.tap_blocks_x;
+        tap_y = index % plan.tap_blocks_y * plan.tap_rows;
+        index /= plan.tap_blocks_y;
+        channel = index % problem.out_channels();
+        index /= problem.out_channels();
+        chunk = index % plan.chunks;
+        phase = index / plan.chunks;
+    }
+};
+
+// One step of its sum: a tile of grad_output, in some images.
+template <typename T>
+struct Step {
+    int image, images, tile_y, tile_x;
+    PlaneMap map;
+    Met y, x;  // of the input
+
+    __device__ Step(const Problem& problem, const Plan& plan, const Item& item, int step)
+        : image(item.chunk * plan.chunk + step % plan.image_groups * plan.images),
+          images(std::min({plan.images, (item.chunk + 1) * plan.chunk - image, problem.images - image})),
+          tile_y(step / plan.image_groups / plan.tiles_x * plan.tile_rows),
+          tile_x(step / plan.image_groups % plan.tiles_x * plan.tile_columns),
+          map(Role::grad_kernel, problem, item.phase),
+          y(map.y, tile_y + item.tap_y, tile_rows(plan) + plan.tap_rows - 1),
+          x(map.x, tile_x + item.tap_x, plan.tile_columns + round_up(plan.tap_columns, kVector<T>)) {}
+
+    __device__ int tile_rows(const Plan& plan) const { return std::min(plan.tile_rows, map.y.taps - tile_y); }
+    __device__ int tile_columns(const Plan& plan) const { return std::min(plan.tile_columns, map.x.taps - tile_x); }
+};
+
+// sums[i] += a row of grad_output times a row of input, shifted by i, `columns` entries long.
+template <int window, typename T>
+__device__ void add_row(T (&sums)[taps_of<T>(window)], const T* grad, const T* in, int columns) {
+    constexpr int vector = kVector<T>;
+    Vector<T> seen[window];  // vector n of the input's row at n % window
+#pragma unroll
+    for (int v = 0; v < window - 1; ++v) {
+        seen[v] = load_vector(in + v * vector);
+    }
+    for (int x = 0; x < columns; x += window * vector) {
+#pragma unroll
+        for (int step = 0; step < window; ++step) {
+            const int at = x + step * vector;
+            if (at >= columns) {  // the same for all threads
+                break;
+            }
+            seen[(step + window - 1) % window] = load_vector(in + at + (window - 1) * vector);
+            const Vector<T> four = load_vector(grad + at);
+#pragma unroll
+            for (int k = 0; k < vector; ++k) {
+#pragma unroll
+                for (int i = 0; i < taps_of<T>(window); ++i) {
+                    sums[i] += four.at[k] * seen[(step + (k + i) / vector) % window].at[(k + i) % vector];
+                }
+            }
+        }
+    }
+}
+
+// All threads of a block copy what a step reads.
+template <typename T>
+__device__ void stage(const Problem& problem, const Plan& plan, int index, int number, const Planes<const T>& in,
+                      const Planes<const T>& grad, T* staged_grad, T* staged_in) {
+    const Item item(plan, problem, opaque(index));
+    const Step<T> step(problem, plan, item, number);
+    __syncthreads();  // what was staged has been read
+    if (number % plan.image_groups == 0) {  // else the last step has copied to the same places
+        clear(staged_grad, plan.entries());
+        __syncthreads();
+    }
+    plan.grad.copy(staged_grad,
+                   Box<T>(grad, step.image, step.images, item.channel, 1, 1, step.map.y.tap.from(step.tile_y),
+                          step.tile_rows(plan), step.map.x.tap.from(step.tile_x), step.tile_columns(plan)),
+                   0);
+    plan.in.copy(staged_in,
+                 Box<T>(in, step.image, step.images, item.channel / problem.multiplier, 1, 1,
+                        step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first),
+                        step.x.count),
+                 step.x.first - step.x.reach);
+    copy_wait();
+    __syncthreads();
+}
+
+// A warp adds up its lanes' sums; the first lane stores a row of taps.
+template <int taps, typename T>
+__device__ void store(const Problem& problem, const Plan& plan, int index, const T (&sums)[taps], T* chunks) {
+    const Item item(plan, problem, index);
+    const PlaneMap map(Role::grad_kernel, problem, item.phase);
+    const int tap_y = item.tap_y + static_cast<int>(threadIdx.x) / kWarp;
+    T* const row = chunks + (int64_t{item.chunk} * problem.out_channels() + item.channel) * problem.kernel_entries() +
+                   map.y.out[tap_y] * problem.x.kernel;
+#pragma unroll
+    for (int i = 0; i < taps; ++i) {
+        const T sum = warp_sum(sums[i]);
+        if (threadIdx.x % kWarp == 0 && tap_y < map.y.outputs && i < plan.tap_columns &&
+            item.tap_x + i < map.x.outputs) {
+            row[map.x.out[item.tap_x + i]] = sum;
+        }
+    }
+}
+
+template <int window, typename T>
+__global__ void __launch_bounds__(kMostTapRows* kWarp, window * sizeof(T) <= 20 ? 2 : 1)
+    grad_kernel_kernel(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, T* chunks) {
+    T* const staged_grad = shared_memory<T>();
+    T* const staged_in = staged_grad + plan.grad.entries();
+    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+
+    for_each_item(static_cast<int>(plan.items(problem)), [&](int index) {
+        T sums[taps_of<T>(window)] = {};
+        for (int number = 0; number < plan.tiles_y * plan.tiles_x * plan.image_groups; ++number) {
+            stage(problem, plan, index, number, in, grad, staged_grad, staged_in);
+            const Item item(plan, problem, index);
+            const Step<T> step(problem, plan, item, number);
+            // The tile's rows that meet a row of input at this warp's taps.
+            const int above = step.y.reach + warp - step.y.first;
+            const int begin = std::max(-above, 0), end = std::min(step.tile_rows(plan), step.y.count - above);
+            // Pairs of a row and an image.
+            for (int pair = lane; pair < (end - begin) * plan.images; pair += kWarp) {
+                int row = pair;
+                const int image = plan.by_image.split_off(row);
+                row += begin;
+                if (image < step.images) {
+                    add_row<window>(sums, staged_grad + plan.grad.slot(image, 0) + row * plan.grad.pitch(),
+                                    staged_in + plan.in.slot(image, 0) + (above + row) * plan.in.pitch(),
+                                    step.tile_columns(plan));
+                }
+            }
+        }
+        store(problem, plan, opaque(index), sums, chunks);
+    });
+}
+
+}  // namespace
+
+template <typename T>
+bool sum_kernel_gradient(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
+                         const Tensor& chunks) {
+    const Planes<const T> in_planes(in), grad_planes(grad);
+    const Plan plan = make_plan<T>(problem, chunk, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
+    if (plan.items(problem) > kMostItems) {
+        return false;
+    }
+    const Launcher launch(in);
+    dispatch_count<1, kMostWindow>(ceil_div(plan.tap_columns - 1, kVector<T>) + 1, [&]<int window>() {
+        launch(grad_kernel_kernel<window, T>, plan.items(problem), plan.tap_rows * kWarp,
+               plan.entries() * static_cast<int64_t>(sizeof(T)), problem, plan, in_planes,
+               grad_planes, static_cast<T*>(chunks.mutable_data_ptr()));
+    });
+    return true;
+}
+
+template bool sum_kernel_gradient<float>(const Problem&, int, const Tensor&, const Tensor&, const Tensor&);
+template bool sum_kernel_gradient<double>(const Problem&, int, const Tensor&, const Tensor&, const Tensor&);
+
+}  // namespace dcls::cuda

@@ -1,0 +1,318 @@
+// The gradient of a depthwise kernel in half types on tensor cores, accumulated in float32, as depthwise_maps.h has it.
+//
+// For a row j of taps, 16 columns of grad_output and the columns of input that they meet, a warp adds up over all rows
+// and images
+//
+//     D[x, i] = sum over rows y of grad_output[y, x] * in[y + j, i]
+//
+// with mma.m16n8k16, whose sums run over 16 pairs of a row and an image. D's entries (x, x + i) for every x belong to
+// tap i, so that D may be summed over all columns of the plane too; the band is added up at the end. With 17 taps, 17 of
+// 32 columns of D are of use.
+//
+//      grad_output, transposed       input, row y + j         D
+//      [ g g g ... 16 pairs ]        [ i i i i i ]            [ \ \ \       ]
+//   16 [ g g g              ]   x    [ i i i     ]      =     [   \ \ \     ]
+//      [ g                  ]        [ ...       ]            [     \ \ \   ]
+//
+// A warp makes kTapRows rows of taps, which share what is loaded of grad_output. Rows of input outside of the plane are
+// a row of zeros. A block stages some images of a channel at a time (staging.h), and adds up a chunk of all images;
+// chunks are added by another kernel: everything in an order that depends on shapes only.
+//
+// Bound by the tensor cores: for 3 rows of 17 taps, 12 multiplications and 7 loads.
+//
+// An entry that is infinite or NaN may show in taps that do not meet it, as 0 times it.
+#include "kernels.h"
+#include "staging.h"
+
+#include "../launch.h"
+
+namespace dcls::cuda {
+namespace {
+
+constexpr int kTapRows = 3;  // of a warp
+constexpr int kMostWarps = 11;
+constexpr int kPairs = 16;    // that a multiplication adds up
+constexpr int kColumns = 16;  // of grad_output: rows of D
+constexpr int kTile = 8;      // columns of D
+constexpr int kMostTiles = 6;
+constexpr int64_t kSharedBytes = 72 << 10;
+
+// Taps whose band is `tiles` wide.
+constexpr int taps_of(int tiles) { return tiles * kTile - (kColumns - 1); }
+
+// How the work is cut.
+struct Plan {
+    int images, warps, tap_columns, tiles, tile_rows, tile_columns;
+    int chunk;  // images
+    // How many there are. An item's sum has a step for each group of images at each tile.
+    int chunks, tap_blocks_y, tap_blocks_x, phases, tiles_y, tiles_x, image_groups;
+    Staging grad, in;
+    Divisor by_image;
+
+    __host__ __device__ int tap_rows() const { return warps * kTapRows; }
+    __host__ __device__ int band_pitch() const { return tiles * kTile + 1; }
+    // Behind the staged planes there is a row of zeros; the bands of all warps take their place at the end.
+    __host__ __device__ int zeros() const { return grad.entries() + in.entries(); }
+    __host__ __device__ int entries() const { return zeros() + std::max(grad.pitch(), in.pitch()); }
+    int64_t bytes() const {
+        return std::max<int64_t>(2 * entries(), int64_t{4} * warps * kColumns * band_pitch());
+    }
+    __host__ __device__ int64_t items(const Problem& problem) const {
+        return int64_t{1} * chunks * problem.out_channels() * phases * tap_blocks_y * tap_blocks_x;
+    }
+};
+
+template <typename T>
+Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, const Planes<const T>& grad,
+               int64_t shared_bytes) {
+    const PlaneMap map(Role::grad_kernel, problem, 0);  // no phase has more outputs
+    const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
+    Plan plan{};
+    plan.chunk = chunk;
+    plan.chunks = ceil_div(problem.images, chunk);
+    plan.warps = ceil_div(even_share(map.y.outputs, kMostWarps * kTapRows), kTapRows);
+    plan.tap_columns = even_share(map.x.outputs, taps_of(kMostTiles));
+    plan.tiles = ceil_div(plan.tap_columns + kColumns - 1, kTile);
+    plan.images = 1;
+    plan.tile_rows = std::min(std::max(map.y.taps, 1), 256);
+    plan.tile_columns = std::min(round_up(std::max(map.x.taps, 1), kColumns), 256);
+    const auto fits = [&] {
+        const int in_rows = std::min(plan.tile_rows + plan.tap_rows() - 1, ceil_div(map.y.in_extent, map.y.in.step));
+        // Tiles are read in pairs.
+        const int in_columns = plan.tile_columns - kColumns + round_up(plan.tiles, 2) * kTile;
+        plan.grad = Staging::room_for<T>(plan.images, 1, plan.tile_rows, plan.tile_columns,
+                                         std::min(plan.tile_columns, map.x.taps),
+                                         widest_piece(grad, map.x.tap.first, map.x.taps));
+        plan.in = Staging::room_for<T>(plan.images, 1, in_rows, in_columns,
+                                       std::min(in_columns, ceil_div(map.x.in_extent, map.x.in.step)),
+                                       in_pieces && plan.tap_columns == map.x.outputs
+                                           ? widest_piece(in, map.x.in.first, map.x.in_extent)
+                                           : 1);
+        return plan.entries() * int64_t{2} <= shared_bytes;
+    };
+    while (!fits()) {
+        int& too_many = plan.tile_rows > kPairs ? plan.tile_rows : plan.tile_columns;
+        too_many = ceil_div(too_many, 2);
+        plan.tile_columns = round_up(plan.tile_columns, kColumns);
+    }
+    while (plan.images < chunk && plan.images * std::max(in.image, grad.image) < (1 << 30)) {
+        plan.images *= 2;
+        if (!fits()) {
+            plan.images /= 2;
+            fits();
+            break;
+        }
+    }
+    plan.by_image = Divisor(plan.images);
+    plan.tap_blocks_y = ceil_div(map.y.outputs, plan.tap_rows());
+    plan.tap_blocks_x = ceil_div(map.x.outputs, plan.tap_columns);
+    plan.tiles_y = ceil_div(map.y.taps, plan.tile_rows);
+    plan.tiles_x = ceil_div(map.x.taps, plan.tile_columns);
+    plan.image_groups = ceil_div(chunk, plan.images);
+    plan.phases = problem.phases();
+    return plan;
+}
+
+// What a block makes at a time: a block of taps of one phase, summed over a chunk of images.
+struct Item {
+    int channel, chunk, tap_y, tap_x, phase;
+
+    __device__ Item(const Plan& plan, const Problem& problem, int index) {
+        tap_x = index % plan.tap_blocks_x * plan.tap_columns;
+        index /= plan.tap_blocks_x;
+        tap_y = index % plan.tap_blocks_y * plan.tap_rows();
+        index /= plan.tap_blocks_y;
+        channel = index % problem.out_channels();
+        index /= problem.out_channels();
+        chunk = index % plan.chunks;
+        phase = index / plan.chunks;
+    }
+};
+
+// One step of its sum: a tile of grad_output, in some images.
+struct Step {
+    int image, images, tile_y, tile_x;
+    PlaneMap map;
+    Met y, x;  // of the input
+
+    __device__ Step(const Problem& problem, const Plan& plan, const Item& item, int step)
+        : image(item.chunk * plan.chunk + step % plan.image_groups * plan.images),
+          images(std::min({plan.images, (item.chunk + 1) * plan.chunk - image, problem.images - image})),
+          tile_y(step / plan.image_groups / plan.tiles_x * plan.tile_rows),
+          tile_x(step / plan.image_groups % plan.tiles_x * plan.tile_columns),
+          map(Role::grad_kernel, problem, item.phase),
+          y(map.y, tile_y + item.tap_y, tile_rows(plan) + plan.tap_rows() - 1),
+          x(map.x, tile_x + item.tap_x, plan.tile_columns - kColumns + plan.tiles * kTile) {}
+
+    __device__ int tile_rows(const Plan& plan) const { return std::min(plan.tile_rows, map.y.taps - tile_y); }
+    __device__ int tile_columns(const Plan& plan) const { return std::min(plan.tile_columns, map.x.taps - tile_x); }
+};
+
+// D += grad_output x input for 16 pairs, whose rows this and the other lanes point to, and every 16 columns of
+// grad_output. Tiles that have no column of `valid`, of those staged, are passed over.
+template <int tiles, typename T>
+__device__ void add_products(float (&sums)[kTapRows][tiles][4], const T* grad, const T* const (&in)[kTapRows],
+                             int columns, const Steps<int>& valid) {
+    for (int x = 0; x < columns; x += kColumns) {
+        uint32_t a[4];
+        load_matrices<true>(a, grad + x);
+#pragma unroll
+        for (int j = 0; j < kTapRows; ++j) {
+#pragma unroll
+            for (int tile = 0; tile < tiles; tile += 2) {
+                const int first = x + tile * kTile;
+                if (first + 2 * kTile <= valid.begin || first >= valid.end) {  // the same for all threads
+                    continue;
+                }
+                uint32_t four[4];
+                load_matrices<true>(four, in[j] + first);
+                const uint32_t left[2] = {four[0], four[1]}, right[2] = {four[2], four[3]};
+                if (first + kTile > valid.begin) {
+                    multiply_add<T>(sums[j][tile], a, left);
+                }
+                if (tile + 1 < tiles && first + kTile < valid.end) {
+                    multiply_add<T>(sums[j][tile + 1], a, right);
+                }
+            }
+        }
+    }
+}
+
+// All threads of a block copy what a step reads.
+template <typename T>
+__device__ void stage(const Problem& problem, const Plan& plan, int index, int number, const Planes<const T>& in,
+                      const Planes<const T>& grad, T* staged_grad, T* staged_in) {
+    const Item item(plan, problem, opaque(index));
+    const Step step(problem, plan, item, number);
+    __syncthreads();  // what was staged has been read
+    if (number % plan.image_groups == 0) {  // else the last step has copied to the same places
+        clear(staged_grad, plan.entries());
+        __syncthreads();
+    }
+    plan.grad.copy(staged_grad,
+                   Box<T>(grad, step.image, step.images, item.channel, 1, 1, step.map.y.tap.from(step.tile_y),
+                          step.tile_rows(plan), step.map.x.tap.from(step.tile_x), step.tile_columns(plan)),
+                   0);
+    plan.in.copy(staged_in,
+                 Box<T>(in, step.image, step.images, item.channel / problem.multiplier, 1, 1,
+                        step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first),
+                        step.x.count),
+                 step.x.first - step.x.reach);
+    copy_wait();
+    __syncthreads();
+}
+
+// A warp adds up the band of each of its rows of taps, through shared memory.
+template <int tiles>
+__device__ void store(const Problem& problem, const Plan& plan, int index, const float (&sums)[kTapRows][tiles][4],
+                      float* band, float* chunks) {
+    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+    const Item item(plan, problem, index);
+    const PlaneMap map(Role::grad_kernel, problem, item.phase);
+    float* const plane =
+        chunks + (int64_t{item.chunk} * problem.out_channels() + item.channel) * problem.kernel_entries();
+    band += warp * kColumns * plan.band_pitch();
+    __syncthreads();  // what was staged has been read
+#pragma unroll
+    for (int j = 0; j < kTapRows; ++j) {
+        __syncwarp();
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int row = lane / 4 + i / 2 * 8, column = tile * kTile + lane % 4 * 2 + i % 2;
+                band[row * plan.band_pitch() + column] = sums[j][tile][i];
+            }
+        }
+        __syncwarp();
+        const int tap_y = item.tap_y + warp * kTapRows + j;
+        for (int i = lane; i < plan.tap_columns; i += kWarp) {
+            float sum = 0;
+            for (int x = 0; x < kColumns; ++x) {
+                sum += band[x * plan.band_pitch() + x + i];
+            }
+            if (tap_y < map.y.outputs && item.tap_x + i < map.x.outputs) {
+                plane[map.y.out[tap_y] * problem.x.kernel + map.x.out[item.tap_x + i]] = sum;
+            }
+        }
+    }
+}
+
+template <int tiles, typename T>
+__global__ void __launch_bounds__(kMostWarps* kWarp)
+    grad_kernel_bands_kernel(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, float* chunks) {
+    T* const staged_grad = shared_memory<T>();
+    T* const staged_in = staged_grad + plan.grad.entries();
+    const T* const zeros = staged_grad + plan.zeros();
+    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+    // When matrices are loaded, this lane points to one of 16 pairs of a row and an image, and there to one of two sets
+    // of 8 columns.
+    const int grad_pair = lane % 8 + lane / 16 * 8, grad_column = lane / 8 % 2 * kTile;
+    const int in_pair = lane % 16, in_column = lane / 16 * kTile;
+
+    for_each_item(static_cast<int>(plan.items(problem)), [&](int index) {
+        float sums[kTapRows][tiles][4] = {};
+        for (int number = 0; number < plan.tiles_y * plan.tiles_x * plan.image_groups; ++number) {
+            stage(problem, plan, index, number, in, grad, staged_grad, staged_in);
+            const Item item(plan, problem, index);
+            const Step step(problem, plan, item, number);
+            const Steps<int> valid{step.x.first - step.x.reach, step.x.first - step.x.reach + step.x.count};
+            // The tile's rows that meet a row of input at any of this warp's taps.
+            const int above = step.y.reach + warp * kTapRows - step.y.first;
+            const int begin = std::max(-(above + kTapRows - 1), 0);
+            const int end = std::min(step.tile_rows(plan), step.y.count - above);
+            for (int pair = 0; pair < (end - begin) * plan.images; pair += kPairs) {
+                // Where there is no such row or image, grad_output is taken to be zero.
+                int row = pair + grad_pair;
+                int image = plan.by_image.split_off(row);
+                row += begin;
+                const T* const own_grad =
+                    image < step.images && row < end
+                        ? staged_grad + plan.grad.slot(image, 0) + row * plan.grad.pitch() + grad_column
+                        : zeros;
+                row = pair + in_pair;
+                image = plan.by_image.split_off(row);
+                row += above + begin;
+                const T* own_in[kTapRows];
+#pragma unroll
+                for (int j = 0; j < kTapRows; ++j) {
+                    own_in[j] = (image < step.images && row + j >= 0 && row + j < step.y.count
+                                     ? staged_in + plan.in.slot(image, 0) + (row + j) * plan.in.pitch()
+                                     : zeros) +
+                                in_column;
+                }
+                add_products<tiles>(sums, own_grad, own_in, step.tile_columns(plan), valid);
+            }
+        }
+        store(problem, plan, opaque(index), sums, shared_memory<float>(), chunks);
+    });
+}
+
+}  // namespace
+
+template <typename T>
+bool sum_kernel_gradient_by_tensor_cores(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
+                                         const Tensor& chunks) {
+    const Planes<const T> in_planes(in), grad_planes(grad);
+    const Plan plan = make_plan<T>(problem, chunk, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
+    if (plan.items(problem) > kMostItems) {
+        return false;
+    }
+    const Launcher launch(in);
+    bool has_tensor_cores = false;
+    dispatch_count<2, kMostTiles>(plan.tiles, [&]<int tiles>() {
+        has_tensor_cores = compiled_for(grad_kernel_bands_kernel<tiles, T>) >= 80;
+        if (has_tensor_cores) {
+            launch(grad_kernel_bands_kernel<tiles, T>, plan.items(problem), plan.warps * kWarp, plan.bytes(), problem, plan,
+                   in_planes, grad_planes, static_cast<float*>(chunks.mutable_data_ptr()));
+        }
+    });
+    return has_tensor_cores;
+}
+
+template bool sum_kernel_gradient_by_tensor_cores<Half>(const Problem&, int, const Tensor&, const Tensor&,
+                                                        const Tensor&);
+template bool sum_kernel_gradient_by_tensor_cores<BFloat16>(const Problem&, int, const Tensor&, const Tensor&,
+                                                            const Tensor&);
+
+}  // namespace dcls::cuda

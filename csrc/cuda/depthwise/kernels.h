@@ -1,0 +1,41 @@
+// The kernels of depthwise convolution, a file each.
+#pragma once
+
+#include "../../stable.h"
+#include "depthwise_maps.h"
+
+namespace dcls::cuda {
+
+// The output (with the bias, which may be null) or the gradient of the input: in float32 and float64, and in half types.
+// False where a kernel cannot: then nothing was launched.
+template <typename T>
+bool correlate(Role role, const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel,
+               const Tensor& out, const T* bias);
+template <typename T>
+bool correlate_by_tensor_cores(Role role, const Problem& problem, bool channels_last, const Tensor& in,
+                               const Tensor& kernel, const Tensor& out, const T* bias);
+
+// The gradient of the kernel, in the compute dtype: chunks (chunk of images, out channel, *kernel), to be added up.
+template <typename T>
+bool sum_kernel_gradient(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
+                         const Tensor& chunks);
+template <typename T>
+bool sum_kernel_gradient_by_tensor_cores(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
+                                         const Tensor& chunks);
+
+// Kernels number their pieces of work with an int.
+constexpr int64_t kMostItems = (int64_t{1} << 31) - 1;
+
+// Calls body.template operator()<count>(), for least <= count <= most.
+template <int least, int most, typename Body>
+void dispatch_count(int count, const Body& body) {
+    if constexpr (least == most) {
+        body.template operator()<most>();
+    } else if (count == most) {
+        body.template operator()<most>();
+    } else {
+        dispatch_count<least, most - 1>(count, body);
+    }
+}
+
+}  // namespace dcls::cuda
