@@ -67,8 +67,10 @@ struct Box {
 template <typename T>
 int widest_piece(const Planes<T>& planes, int first, int extent) {
     int width = planes.stride[2] == 1 ? kVector<T> : 1;
-    for (const int64_t multiple : {planes.image, planes.channel, planes.stride[1], int64_t{first}, int64_t{extent},
-                                   static_cast<int64_t>(reinterpret_cast<uintptr_t>(planes.data) / sizeof(T))}) {
+    const std::array<int64_t, 6> multiples{
+        planes.image, planes.channel, planes.stride[1], first, extent,
+        static_cast<int64_t>(reinterpret_cast<uintptr_t>(planes.data) / sizeof(T))};
+    for (const int64_t multiple : multiples) {
         while (multiple % width != 0) {
             width /= 2;
         }
