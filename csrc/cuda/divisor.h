@@ -13,7 +13,7 @@ namespace dcls::cuda {
 class Divisor {
  public:
     Divisor() : Divisor(1) {}
-    explicit Divisor(int divisor)
+    explicit Divisor(int divisor)  // positive
         : divisor_(divisor),
           shift_(std::bit_width(static_cast<uint32_t>(divisor - 1))),
           // 2^32 (2^shift / divisor - 1), rounded up.
@@ -30,6 +30,8 @@ class Divisor {
         dividend = quotient_;
         return remainder;
     }
+
+    DCLS_HOST_DEVICE bool is_multiple(int dividend) const { return split_off(dividend) == 0; }
 
  private:
     int divisor_, shift_;

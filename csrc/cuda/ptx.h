@@ -56,7 +56,12 @@ __device__ void copy_async(T* to, const T* from) {
     constexpr int bytes = count * sizeof(T);
     static_assert(bytes == 2 || bytes == 4 || bytes == 8 || bytes == 16);
     if constexpr (bytes == 2) {
+#ifdef __CUDACC__
+        // A load that may be done before stores that stand before it.
+        *reinterpret_cast<unsigned short*>(to) = __ldg(reinterpret_cast<const unsigned short*>(from));
+#else
         *to = *from;
+#endif
     } else {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
         const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));

@@ -41,6 +41,7 @@ struct Plan {
     int tile_rows, tile_columns;
     // How many there are. An item's sum has a step for each block of taps of each term.
     int channel_groups, image_groups, tiles_y, tiles_x, out_phases, tap_blocks_y, tap_blocks_x, terms;
+    Divisor by_tile_x, by_tile_y, by_channel_group, by_image_group, by_tap_block_x, by_tap_block_y;
     bool stores_vectors;
     Staging in, taps;
 
@@ -72,12 +73,13 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
         plan.tile_rows = plan.threads_y * kRows<T>;
         plan.tile_columns = plan.threads_x * kColumns<T>;
         const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
-        const int in_columns = plan.tile_columns + round_up(plan.tap_columns, kVector<T>);
+        const int in_columns = plan.tile_columns + (plan.tap_columns / kVector<T> + 1) * kVector<T>;
+        const int zeros = in_pieces && plan.tile_columns >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
         const int width = in_pieces && plan.tap_columns == map.x.taps
                               ? widest_piece(in, map.x.in.first, map.x.in_extent) : 1;
-        plan.in = Staging::room_for<T>(plan.images, plan.channels, in_rows, in_columns, std::min(in_columns, copied),
+        plan.in = Staging::room_for<T>(plan.images, plan.channels, in_rows, in_columns, zeros, std::min(in_columns, copied),
                                        width);
-        plan.taps = Staging::room_for<T>(1, plan.channels, plan.tap_rows, plan.tap_columns, plan.tap_columns, 1);
+        plan.taps = Staging::room_for<T>(1, plan.channels, plan.tap_rows, plan.tap_columns, 0, plan.tap_columns, 1);
         return plan.threads() <= kMostThreads &&
                plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes;
     };
@@ -111,6 +113,12 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
     plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
     plan.terms = problem.terms(role);
+    plan.by_tile_x = Divisor(plan.tiles_x);
+    plan.by_tile_y = Divisor(plan.tiles_y);
+    plan.by_channel_group = Divisor(plan.channel_groups);
+    plan.by_image_group = Divisor(plan.image_groups);
+    plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
+    plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
     plan.out_phases = role == Role::forward ? 1 : problem.phases();
     plan.stores_vectors = in_pieces && widest_piece(out, map.x.out.first, map.x.outputs) == kVector<T>;
     return plan;
@@ -121,27 +129,24 @@ struct Item {
     int channel, image, y, x, phase;  // the first ones
 
     __device__ Item(const Plan& plan, int index) {
-        x = index % plan.tiles_x * plan.tile_columns;
-        index /= plan.tiles_x;
-        y = index % plan.tiles_y * plan.tile_rows;
-        index /= plan.tiles_y;
-        channel = index % plan.channel_groups * plan.channels;
-        index /= plan.channel_groups;
-        image = index % plan.image_groups * plan.images;
-        phase = index / plan.image_groups;
+        x = plan.by_tile_x.split_off(index) * plan.tile_columns;
+        y = plan.by_tile_y.split_off(index) * plan.tile_rows;
+        channel = plan.by_channel_group.split_off(index) * plan.channels;
+        image = plan.by_image_group.split_off(index) * plan.images;
+        phase = index;
     }
 };
 
 // One step of its sum.
 struct Step {
-    int term, tap_y, tap_x;
+    int tap_x, tap_y, term;
     PlaneMap map;
     Met y, x;  // of the input
 
     __device__ Step(Role role, const Problem& problem, const Plan& plan, const Item& item, int step)
-        : term(step / plan.tap_blocks_x / plan.tap_blocks_y),
-          tap_y(step / plan.tap_blocks_x % plan.tap_blocks_y * plan.tap_rows),
-          tap_x(step % plan.tap_blocks_x * plan.tap_columns),
+        : tap_x(plan.by_tap_block_x.split_off(step) * plan.tap_columns),
+          tap_y(plan.by_tap_block_y.split_off(step) * plan.tap_rows),
+          term(step),
           map(role, problem, role == Role::forward ? term : item.phase),
           y(map.y, item.y + tap_y, plan.tile_rows + tap_rows(plan) - 1),
           x(map.x, item.x + tap_x, plan.tile_columns + plan.tap_columns - 1) {}
@@ -167,15 +172,15 @@ struct Patch {
     }
 };
 
-// sums[j][c] += row t - j of the kernel times a row of input, for each output row j. The last vector of taps has
-// 1 + `more` taps, not more: 0 times a NaN or an infinity that no tap meets would be NaN.
-template <int tap_vectors, typename T>
+// sums[j][c] += row t - j of the kernel times a row of input, for each output row j that has such a row, or for all of
+// them. A row has `vectors` vectors of taps and `more` taps.
+template <bool all, int vectors, typename T>
 __device__ void add_row(T (&sums)[kRows<T>][kColumns<T>], const T* in, const T* taps, int pitch, int t, int tap_rows,
                         int more) {
     constexpr int vector = kVector<T>;
-    T segment[kColumns<T> + tap_vectors * vector];
+    T segment[kColumns<T> + (vectors + 1) * vector];
 #pragma unroll
-    for (int v = 0; v < kColumns<T> / vector + tap_vectors; ++v) {
+    for (int v = 0; v < kColumns<T> / vector + vectors + 1; ++v) {
         const Vector<T> loaded = load_vector(in + v * vector);
 #pragma unroll
         for (int k = 0; k < vector; ++k) {
@@ -188,18 +193,30 @@ __device__ void add_row(T (&sums)[kRows<T>][kColumns<T>], const T* in, const T* 
             row[c] += tap * segment[c + i];
         }
     };
+    const auto has_row = [&](int j) { return all || (t >= j && t - j < tap_rows); };  // the same for all threads
 #pragma unroll
     for (int j = 0; j < kRows<T>; ++j) {
-        if (t >= j && t - j < tap_rows) {  // the same for all threads
+        if (has_row(j)) {
 #pragma unroll
-            for (int v = 0; v < tap_vectors; ++v) {
+            for (int v = 0; v < vectors; ++v) {
                 const Vector<T> tap = load_vector(taps + (t - j) * pitch + v * vector);
 #pragma unroll
                 for (int k = 0; k < vector; ++k) {
-                    if (v < tap_vectors - 1 || k <= more) {
-                        add_tap(sums[j], tap.at[k], v * vector + k);
-                    }
+                    add_tap(sums[j], tap.at[k], v * vector + k);
                 }
+            }
+        }
+    }
+    // Not more than there are: 0 times a NaN or an infinity that no tap meets would be NaN.
+#pragma unroll
+    for (int k = 0; k < vector - 1; ++k) {
+        if (k >= more) {
+            break;
+        }
+#pragma unroll
+        for (int j = 0; j < kRows<T>; ++j) {
+            if (has_row(j)) {
+                add_tap(sums[j], taps[(t - j) * pitch + vectors * vector + k], vectors * vector + k);
             }
         }
     }
@@ -272,8 +289,8 @@ __device__ void stage(Role role, const Problem& problem, const Plan& plan, int i
     __syncthreads();
 }
 
-template <int tap_vectors, typename T>
-__global__ void __launch_bounds__(kMostThreads, tap_vectors <= 5 ? 2 : 1)
+template <int vectors, typename T>
+__global__ void __launch_bounds__(kMostThreads, vectors <= 5 ? 2 : 1)
     correlate_kernel(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel, Planes<T> out,
                      const T* bias) {
     T* const staged_in = shared_memory<T>();
@@ -288,13 +305,18 @@ __global__ void __launch_bounds__(kMostThreads, tap_vectors <= 5 ? 2 : 1)
             stage(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
             const Item item(plan, index);
             const Step step(role, problem, plan, item, number);
-            const int tap_rows = step.tap_rows(plan), more = (plan.tap_columns - 1) % kVector<T>;
+            const int tap_rows = step.tap_rows(plan), more = plan.tap_columns % kVector<T>;
             // The staged row of the first output's first tap.
             const int above = step.y.reach + patch.row - step.y.first;
             for (int t = 0; t < tap_rows + kRows<T> - 1; ++t) {
-                if (above + t >= 0 && above + t < step.y.count) {
-                    add_row<tap_vectors>(sums, own_in + (above + t) * plan.in.pitch(), own_taps, plan.taps.pitch(), t,
-                                         tap_rows, more);
+                if (above + t < 0 || above + t >= step.y.count) {
+                    continue;
+                }
+                const T* const row = own_in + (above + t) * plan.in.pitch();
+                if (t >= kRows<T> - 1 && t < tap_rows) {
+                    add_row<true, vectors>(sums, row, own_taps, plan.taps.pitch(), t, tap_rows, more);
+                } else {
+                    add_row<false, vectors>(sums, row, own_taps, plan.taps.pitch(), t, tap_rows, more);
                 }
             }
         }
@@ -315,8 +337,8 @@ bool correlate(Role role, const Problem& problem, bool channels_last, const Tens
         return false;
     }
     const Launcher launch(in);
-    dispatch_count<1, kMostVectors>(ceil_div(plan.tap_columns, kVector<T>), [&]<int tap_vectors>() {
-        launch(correlate_kernel<tap_vectors, T>, plan.items(), round_up(plan.threads(), kWarp),
+    dispatch_count<0, kMostVectors>(plan.tap_columns / kVector<T>, [&]<int vectors>() {
+        launch(correlate_kernel<vectors, T>, plan.items(), round_up(plan.threads(), kWarp),
                plan.entries() * static_cast<int64_t>(sizeof(T)), role, problem, plan,
                in_planes, kernel_planes, out_planes, bias);
     });

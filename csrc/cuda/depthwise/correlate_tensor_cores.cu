@@ -43,10 +43,12 @@ struct Plan {
     int tap_rows, tap_columns;    // of a block of taps
     // How many there are. An item's sum has a step for each block of taps of each term.
     int channel_groups, image_groups, tiles_y, tiles_x, out_phases, tap_blocks_y, tap_blocks_x, terms;
+    Divisor by_tile_x, by_tile_y, by_channel_group, by_image_group, by_tap_block_x, by_tap_block_y;
     bool stores_pairs;
     Divisor by_image;
     Staging in, taps;
 
+    __host__ __device__ int steps() const { return tap_blocks_y * tap_blocks_x * terms; }
     __host__ __device__ int tile_columns() const { return tiles * kUnit; }
     // Behind the staged planes there is a row of zeros.
     __host__ __device__ int entries() const { return in.entries() + in.pitch() + taps.entries(); }
@@ -68,6 +70,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     Plan plan{};
     plan.channels = channels_last ? std::min(most_channels, kMostWarps) : 1;
     plan.warps = kMostWarps / plan.channels * plan.channels;
+    plan.terms = problem.terms(role);
     plan.images = 1;
     plan.tile_rows = std::max(rows, 1);
     plan.tiles = even_share(ceil_div(columns, kUnit), kTiles);
@@ -77,13 +80,18 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     const auto fits = [&] {
         const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
         const int in_columns = (plan.tiles + plan.units) / 2 * 2 * kUnit;  // units are read in pairs
+        const int zeros = in_pieces && plan.tile_columns() >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
         const int width = in_pieces && plan.tap_columns == map.x.taps
                               ? widest_piece(in, map.x.in.first, map.x.in_extent) : 1;
-        plan.in = Staging::room_for<T>(plan.images, plan.channels, in_rows, in_columns, std::min(in_columns, copied),
+        plan.in = Staging::room_for<T>(plan.images, plan.channels, in_rows, in_columns, zeros, std::min(in_columns, copied),
                                        width);
         // Twice, with zeros around.
-        plan.taps = Staging::room_for<T>(2, plan.channels, plan.tap_rows, (plan.units + 1) * kUnit, plan.tap_columns, 1);
-        return plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes;
+        plan.taps = Staging::room_for<T>(2, plan.channels, plan.tap_rows, (plan.units + 1) * kUnit, 0,
+                                         plan.tap_columns, 1);
+        plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
+        plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
+        return plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes &&
+               (plan.steps() == 1 || plan.tile_rows * plan.images <= kRows * (plan.warps / plan.channels));
     };
     while (!fits()) {
         int& too_many = plan.tile_rows > kRows ? plan.tile_rows
@@ -105,9 +113,12 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     plan.image_groups = ceil_div(problem.images, plan.images);
     plan.tiles_y = ceil_div(rows, plan.tile_rows);
     plan.tiles_x = ceil_div(columns, plan.tile_columns());
-    plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
-    plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
-    plan.terms = problem.terms(role);
+    plan.by_tile_x = Divisor(plan.tiles_x);
+    plan.by_tile_y = Divisor(plan.tiles_y);
+    plan.by_channel_group = Divisor(plan.channel_groups);
+    plan.by_image_group = Divisor(plan.image_groups);
+    plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
+    plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
     plan.out_phases = role == Role::forward ? 1 : problem.phases();
     plan.stores_pairs = in_pieces && widest_piece(out, map.x.out.first, map.x.outputs) > 1;
     return plan;
@@ -118,27 +129,24 @@ struct Item {
     int channel, image, y, x, phase;  // the first ones
 
     __device__ Item(const Plan& plan, int index) {
-        x = index % plan.tiles_x * plan.tile_columns();
-        index /= plan.tiles_x;
-        y = index % plan.tiles_y * plan.tile_rows;
-        index /= plan.tiles_y;
-        channel = index % plan.channel_groups * plan.channels;
-        index /= plan.channel_groups;
-        image = index % plan.image_groups * plan.images;
-        phase = index / plan.image_groups;
+        x = plan.by_tile_x.split_off(index) * plan.tile_columns();
+        y = plan.by_tile_y.split_off(index) * plan.tile_rows;
+        channel = plan.by_channel_group.split_off(index) * plan.channels;
+        image = plan.by_image_group.split_off(index) * plan.images;
+        phase = index;
     }
 };
 
 // One step of its sum.
 struct Step {
-    int term, tap_y, tap_x;
+    int tap_x, tap_y, term;
     PlaneMap map;
     Met y, x;  // of the input
 
     __device__ Step(Role role, const Problem& problem, const Plan& plan, const Item& item, int step)
-        : term(step / plan.tap_blocks_x / plan.tap_blocks_y),
-          tap_y(step / plan.tap_blocks_x % plan.tap_blocks_y * plan.tap_rows),
-          tap_x(step % plan.tap_blocks_x * plan.tap_columns),
+        : tap_x(plan.by_tap_block_x.split_off(step) * plan.tap_columns),
+          tap_y(plan.by_tap_block_y.split_off(step) * plan.tap_rows),
+          term(step),
           map(role, problem, role == Role::forward ? term : item.phase),
           y(map.y, item.y + tap_y, plan.tile_rows + tap_rows(plan) - 1),
           x(map.x, item.x + tap_x, plan.tile_columns() + plan.tap_columns - 1) {}
@@ -149,35 +157,31 @@ struct Step {
 };
 
 // sums[tile] += the rows that `row` and the other lanes point to, times the band of one kernel row.
-template <int units, typename T>
-__device__ void add_products(float (&sums)[kTiles][4], int tiles, const T* row, const T* band) {
-    uint32_t bands[units], inputs[kTiles + units][2];
+template <int tiles, int units, typename T>
+__device__ void add_products(float (&sums)[kTiles][4], const T* row, const T* band) {
+    constexpr int read = round_up(tiles + units - 1, 2);
+    uint32_t bands[units], inputs[read / 2][4];  // of units 2 i and 2 i + 1
 #pragma unroll
     for (int u = 0; u < units; ++u) {
         bands[u] = *reinterpret_cast<const uint32_t*>(band + u * kUnit);
     }
 #pragma unroll
-    for (int i = 0; i < kTiles + units - 1; i += 2) {
-        if (i < tiles + units - 1) {
-            uint32_t four[4];
-            load_matrices(four, row + i * kUnit);
-            inputs[i][0] = four[0], inputs[i][1] = four[1];
-            inputs[i + 1][0] = four[2], inputs[i + 1][1] = four[3];
-        }
+    for (int i = 0; i < read / 2; ++i) {
+        load_matrices(inputs[i], row + 2 * i * kUnit);
     }
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-        if (tile < tiles) {
+    for (int tile = 0; tile < tiles; ++tile) {
+        // Units that were loaded together are multiplied together, others alone.
 #pragma unroll
-            for (int u = 0; u + 1 < units; u += 2) {
-                const uint32_t a[4] = {inputs[tile + u][0], inputs[tile + u][1], inputs[tile + u + 1][0],
-                                       inputs[tile + u + 1][1]};
+        for (int u = 0; u < units; ++u) {
+            const uint32_t(&in)[4] = inputs[(tile + u) / 2];
+            const bool is_second = (tile + u) % 2 == 1;
+            if (!is_second && u + 1 < units) {
                 const uint32_t b[2] = {bands[u], bands[u + 1]};
+                multiply_add<T>(sums[tile], in, b);
+            } else if (!is_second || u == 0) {
+                const uint32_t a[2] = {in[is_second * 2], in[is_second * 2 + 1]}, b[1] = {bands[u]};
                 multiply_add<T>(sums[tile], a, b);
-            }
-            if constexpr (units % 2 == 1) {
-                const uint32_t b[1] = {bands[units - 1]};
-                multiply_add<T>(sums[tile], inputs[tile + units - 1], b);
             }
         }
     }
@@ -185,13 +189,12 @@ __device__ void add_products(float (&sums)[kTiles][4], int tiles, const T* row, 
 
 // A lane has two neighbouring columns of two of the 16 rows, 8 apart, which are numbered from `first` on.
 template <typename T>
-__device__ void store(Role role, const Problem& problem, const Plan& plan, int index, int first, int slot,
+__device__ void store(Role role, const Problem& problem, const Plan& plan, const Item& item, int first, int slot,
                       const float (&sums)[kTiles][4], const Planes<T>& out, const T* bias) {
     struct alignas(2 * sizeof(T)) Pair {
         T at[2];
     };
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    const Item item(plan, index);
     const PlaneMap map(role, problem, item.phase);
     const int channel = item.channel + slot;
     if (channel >= problem.channels_made(role)) {
@@ -267,39 +270,42 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
     const int in_band = 2 * (lane % 4) - lane / 4 + kUnit - 1;
     const T* const own_taps = staged_taps + plan.taps.slot(in_band % 2, slot) + in_band - in_band % 2;
 
-    // Matrices that a warp makes of an item, one after the other. What is staged in one step serves all of them.
-    const int at_once = kRows * (plan.warps / plan.channels), rounds = ceil_div(plan.tile_rows * plan.images, at_once);
-    const int steps = plan.tap_blocks_y * plan.tap_blocks_x * plan.terms;
+    // Of an item with several steps, a warp makes one matrix; else several, one after the other, from what is staged.
+    const int at_once = kRows * (plan.warps / plan.channels);
     for_each_item(static_cast<int>(plan.items()), [&](int index) {
-        for (int round = 0; round < rounds; ++round) {
-            const int first = round * at_once + warp / plan.channels * kRows;
-            float sums[kTiles][4] = {};
-            for (int number = 0; number < steps; ++number) {
-                if (round == 0 || steps > 1) {
-                    stage(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
-                }
-                const Item item(plan, index);
-                const Step step(role, problem, plan, item, number);
+        float sums[kTiles][4] = {};
+        for (int number = 0; number < plan.steps(); ++number) {
+            stage(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
+            const Item item(plan, index);
+            const Step step(role, problem, plan, item, number);
+            const int offset = step.y.reach - step.y.first, staged = step.y.count, tap_rows = step.tap_rows(plan);
+            for (int first = warp / plan.channels * kRows; first < plan.tile_rows * plan.images; first += at_once) {
                 // The rows of this warp's matrix, and the one that this lane points to.
                 const int first_row = plan.by_image.quotient(first);
                 const int last_row = plan.by_image.quotient(first + kRows - 1);
                 int row = first + pointed;
                 const int image = plan.by_image.split_off(row);
                 const T* const own_in = staged_in + plan.in.slot(image, slot) + pointed_column;
-                // The staged row of the first tap of this lane's row; taps at which no lane's row is staged are passed
+                // The staged row of the first tap of this lane's row. Taps at which no lane's row is staged are passed
                 // over.
-                const int offset = step.y.reach - step.y.first, above = offset + row;
-                const int begin = std::max(-(offset + last_row), 0);
-                const int end = std::min(step.tap_rows(plan), step.y.count - (offset + first_row));
-                for (int t = begin; t < end; ++t) {
-                    const bool is_staged = above + t >= 0 && above + t < step.y.count;
-                    add_products<units>(
-                        sums, plan.tiles,
-                        is_staged ? own_in + (above + t) * plan.in.pitch() : zeros + pointed_column,
-                        own_taps + t * plan.taps.pitch());
+                const int above = offset + row, begin = std::max(-(offset + last_row), 0);
+                dispatch_count<1, kTiles>(plan.tiles, [&]<int tiles>() {
+                    for (int t = begin; t < tap_rows && offset + first_row + t < staged; ++t) {
+                        const bool is_staged = above + t >= 0 && above + t < staged;
+                        add_products<tiles, units>(sums,
+                                                   is_staged ? own_in + (above + t) * plan.in.pitch()
+                                                             : zeros + pointed_column,
+                                                   own_taps + t * plan.taps.pitch());
+                    }
+                });
+                if (number + 1 == plan.steps()) {
+                    store(role, problem, plan, item, first, slot, sums, out, bias);
+#pragma unroll
+                    for (float(&tile)[4] : sums) {
+                        tile[0] = tile[1] = tile[2] = tile[3] = 0;
+                    }
                 }
             }
-            store(role, problem, plan, opaque(index), first, slot, sums, out, bias);
         }
     });
 }

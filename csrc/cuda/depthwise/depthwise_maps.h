@@ -17,6 +17,9 @@ namespace dcls::cuda {
 
 enum class Role { forward, grad_input, grad_kernel };
 
+// Numbers are divided by strides often, and those are mostly 1.
+__host__ __device__ inline int ceil_div_by_stride(int a, int stride) { return stride == 1 ? a : ceil_div(a, stride); }
+
 // One axis of a depthwise convolution.
 struct AxisShape {
     int input, kernel, output, stride, padding;
@@ -38,11 +41,13 @@ struct AxisMap {
     Line out, tap, in;
 
     // Every i + j that is inside.
-    __host__ __device__ Steps<int> inside() const { return steps_inside(in.first, in.step, in_extent); }
+    __host__ __device__ Steps<int> inside() const {
+        return {ceil_div_by_stride(-in.first, in.step), ceil_div_by_stride(in_extent - in.first, in.step)};
+    }
 };
 
 __host__ __device__ inline AxisMap axis_map(Role role, const AxisShape& a, int phase) {
-    const int taps = ceil_div(a.kernel - phase, a.stride), shift = phase - a.padding;
+    const int taps = ceil_div_by_stride(a.kernel - phase, a.stride), shift = phase - a.padding;
     switch (role) {
         case Role::forward:
             // out[y] = sum over q of kernel[s q + r] in[s (y + q) + r - padding]
@@ -50,13 +55,14 @@ __host__ __device__ inline AxisMap axis_map(Role role, const AxisShape& a, int p
         case Role::grad_input: {
             // grad_input[s u + r - padding] = sum over q of kernel[s q + r] grad_output[u - q], for every u
             // that is inside
-            const Steps<int> inside = steps_inside(shift, a.stride, a.input);
-            return {std::max(inside.count(), 0),
+            const int begin = ceil_div_by_stride(-shift, a.stride);
+            const int end = ceil_div_by_stride(a.input - shift, a.stride);
+            return {std::max(end - begin, 0),
                     taps,
                     a.output,
-                    {inside.begin * a.stride + shift, a.stride},
+                    {begin * a.stride + shift, a.stride},
                     {phase + (taps - 1) * a.stride, -a.stride},
-                    {inside.begin - taps + 1, 1}};
+                    {begin - taps + 1, 1}};
         }
         default:
             // grad_kernel[s q + r] = sum over y of grad_output[y] in[s (q + y) + r - padding]
@@ -112,8 +118,8 @@ struct PlaneMap {
     AxisMap y, x;
 
     __host__ __device__ PlaneMap(Role role, const Problem& problem, int phase)
-        : y(axis_map(role, problem.y, phase / problem.x.phases())),
-          x(axis_map(role, problem.x, phase % problem.x.phases())) {}
+        : y(axis_map(role, problem.y, phase == 0 ? 0 : phase / problem.x.phases())),
+          x(axis_map(role, problem.x, phase == 0 ? 0 : phase % problem.x.phases())) {}
 };
 
 }  // namespace dcls::cuda

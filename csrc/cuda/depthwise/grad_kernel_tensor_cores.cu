@@ -47,7 +47,7 @@ struct Plan {
     // How many there are. An item's sum has a step for each group of images at each tile.
     int chunks, tap_blocks_y, tap_blocks_x, phases, tiles_y, tiles_x, image_groups;
     Staging grad, in;
-    Divisor by_image;
+    Divisor by_image, by_tap_block_x, by_tap_block_y, by_channel, by_chunk, by_image_group, by_tile_x;
 
     __host__ __device__ int tap_rows() const { return warps * kTapRows; }
     __host__ __device__ int band_pitch() const { return tiles * kTile + 1; }
@@ -80,10 +80,13 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
         const int in_rows = std::min(plan.tile_rows + plan.tap_rows() - 1, ceil_div(map.y.in_extent, map.y.in.step));
         // Tiles are read in pairs.
         const int in_columns = plan.tile_columns - kColumns + round_up(plan.tiles, 2) * kTile;
-        plan.grad = Staging::room_for<T>(plan.images, 1, plan.tile_rows, plan.tile_columns,
+        const int zeros = in_pieces && plan.tile_columns >= map.x.taps && plan.tap_columns == map.x.outputs
+                              ? map.x.inside().begin
+                              : 0;
+        plan.grad = Staging::room_for<T>(plan.images, 1, plan.tile_rows, plan.tile_columns, 0,
                                          std::min(plan.tile_columns, map.x.taps),
                                          widest_piece(grad, map.x.tap.first, map.x.taps));
-        plan.in = Staging::room_for<T>(plan.images, 1, in_rows, in_columns,
+        plan.in = Staging::room_for<T>(plan.images, 1, in_rows, in_columns, zeros,
                                        std::min(in_columns, ceil_div(map.x.in_extent, map.x.in.step)),
                                        in_pieces && plan.tap_columns == map.x.outputs
                                            ? widest_piece(in, map.x.in.first, map.x.in_extent)
@@ -110,6 +113,12 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
     plan.tiles_x = ceil_div(map.x.taps, plan.tile_columns);
     plan.image_groups = ceil_div(chunk, plan.images);
     plan.phases = problem.phases();
+    plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
+    plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
+    plan.by_channel = Divisor(problem.out_channels());
+    plan.by_chunk = Divisor(std::max(plan.chunks, 1));
+    plan.by_image_group = Divisor(plan.image_groups);
+    plan.by_tile_x = Divisor(plan.tiles_x);
     return plan;
 }
 
@@ -117,29 +126,26 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
 struct Item {
     int channel, chunk, tap_y, tap_x, phase;
 
-    __device__ Item(const Plan& plan, const Problem& problem, int index) {
-        tap_x = index % plan.tap_blocks_x * plan.tap_columns;
-        index /= plan.tap_blocks_x;
-        tap_y = index % plan.tap_blocks_y * plan.tap_rows();
-        index /= plan.tap_blocks_y;
-        channel = index % problem.out_channels();
-        index /= problem.out_channels();
-        chunk = index % plan.chunks;
-        phase = index / plan.chunks;
+    __device__ Item(const Plan& plan, int index) {
+        tap_x = plan.by_tap_block_x.split_off(index) * plan.tap_columns;
+        tap_y = plan.by_tap_block_y.split_off(index) * plan.tap_rows();
+        channel = plan.by_channel.split_off(index);
+        chunk = plan.by_chunk.split_off(index);
+        phase = index;
     }
 };
 
 // One step of its sum: a tile of grad_output, in some images.
 struct Step {
-    int image, images, tile_y, tile_x;
+    int image, images, tile_x, tile_y;
     PlaneMap map;
     Met y, x;  // of the input
 
     __device__ Step(const Problem& problem, const Plan& plan, const Item& item, int step)
-        : image(item.chunk * plan.chunk + step % plan.image_groups * plan.images),
+        : image(item.chunk * plan.chunk + plan.by_image_group.split_off(step) * plan.images),
           images(std::min({plan.images, (item.chunk + 1) * plan.chunk - image, problem.images - image})),
-          tile_y(step / plan.image_groups / plan.tiles_x * plan.tile_rows),
-          tile_x(step / plan.image_groups % plan.tiles_x * plan.tile_columns),
+          tile_x(plan.by_tile_x.split_off(step) * plan.tile_columns),
+          tile_y(step * plan.tile_rows),
           map(Role::grad_kernel, problem, item.phase),
           y(map.y, tile_y + item.tap_y, tile_rows(plan) + plan.tap_rows() - 1),
           x(map.x, tile_x + item.tap_x, plan.tile_columns - kColumns + plan.tiles * kTile) {}
@@ -182,10 +188,10 @@ __device__ void add_products(float (&sums)[kTapRows][tiles][4], const T* grad, c
 template <typename T>
 __device__ void stage(const Problem& problem, const Plan& plan, int index, int number, const Planes<const T>& in,
                       const Planes<const T>& grad, T* staged_grad, T* staged_in) {
-    const Item item(plan, problem, opaque(index));
+    const Item item(plan, opaque(index));
     const Step step(problem, plan, item, number);
     __syncthreads();  // what was staged has been read
-    if (number % plan.image_groups == 0) {  // else the last step has copied to the same places
+    if (plan.by_image_group.is_multiple(number)) {  // else the last step has copied to the same places
         clear(staged_grad, plan.entries());
         __syncthreads();
     }
@@ -207,7 +213,7 @@ template <int tiles>
 __device__ void store(const Problem& problem, const Plan& plan, int index, const float (&sums)[kTapRows][tiles][4],
                       float* band, float* chunks) {
     const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-    const Item item(plan, problem, index);
+    const Item item(plan, index);
     const PlaneMap map(Role::grad_kernel, problem, item.phase);
     float* const plane =
         chunks + (int64_t{item.chunk} * problem.out_channels() + item.channel) * problem.kernel_entries();
@@ -254,7 +260,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
         float sums[kTapRows][tiles][4] = {};
         for (int number = 0; number < plan.tiles_y * plan.tiles_x * plan.image_groups; ++number) {
             stage(problem, plan, index, number, in, grad, staged_grad, staged_in);
-            const Item item(plan, problem, index);
+            const Item item(plan, index);
             const Step step(problem, plan, item, number);
             const Steps<int> valid{step.x.first - step.x.reach, step.x.first - step.x.reach + step.x.count};
             // The tile's rows that meet a row of input at any of this warp's taps.

@@ -4,6 +4,8 @@
 #include "../../stable.h"
 #include "depthwise_maps.h"
 
+#include <cuda_runtime.h>
+
 namespace dcls::cuda {
 
 // The output (with the bias, which may be null) or the gradient of the input: in float32 and float64, and in half types.
@@ -28,7 +30,7 @@ constexpr int64_t kMostItems = (int64_t{1} << 31) - 1;
 
 // Calls body.template operator()<count>(), for least <= count <= most.
 template <int least, int most, typename Body>
-void dispatch_count(int count, const Body& body) {
+__host__ __device__ void dispatch_count(int count, const Body& body) {
     if constexpr (least == most) {
         body.template operator()<most>();
     } else if (count == most) {

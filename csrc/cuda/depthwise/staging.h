@@ -1,9 +1,12 @@
 // Boxes of planes in shared memory, as the kernels of depthwise convolution read them.
 //
 // A block works on some planes at a time, its slots: images and, where channels lie next to each other, channels. It
-// keeps rows x columns entries of each in shared memory, with zeros around what the planes have. Rows start at vectors
-// of 16 bytes, an odd number of vectors apart, and so do slots: threads that read the same column of neighbouring rows
-// or slots read from different banks.
+// keeps rows x columns entries of each in shared memory, with zeros around what the planes have:
+//
+//     0 0 0 x x x x x 0 0 0 x x x x x 0 0 0     the zeros behind a row are those before the next
+//
+// Rows start at vectors of 16 bytes, an odd number of vectors apart. Eight threads that read the same column of as many
+// images as there are, and else of neighbouring rows, so read from different banks.
 #pragma once
 
 #include "../divisor.h"
@@ -24,11 +27,6 @@ struct alignas(16) Vector {
 template <typename T>
 __device__ Vector<T> load_vector(const T* from) {
     return *reinterpret_cast<const Vector<T>*>(from);
-}
-
-template <typename T>
-int odd_vectors(int entries) {
-    return (ceil_div(entries, kVector<T>) | 1) * kVector<T>;
 }
 
 // All threads of a block set entries, whole vectors of them, to zero.
@@ -83,26 +81,32 @@ class Staging {
  public:
     Staging() = default;
 
-    // Rows have room for `columns` entries, of which not more than `copied` are copied, `width` at a time.
+    // Rows have room for `columns` entries. The first `zeros` of them are always zero, if that is positive, and not more
+    // than `copied` of the others are copied, `width` at a time.
     template <typename T>
-    static Staging room_for(int images, int channels, int rows, int columns, int copied, int width) {
+    static Staging room_for(int images, int channels, int rows, int columns, int zeros, int copied, int width) {
         Staging s;
         s.images_ = images;
         s.channels_ = channels;
-        s.pitch_ = odd_vectors<T>(columns);
-        s.slot_ = odd_vectors<T>(rows * s.pitch_);
+        s.behind_ = std::max(zeros, 0) / kVector<T> * kVector<T>;
+        const int pitch = ceil_div(columns - s.behind_, kVector<T>) | 1;  // vectors
+        int slot = rows * pitch;
+        while ((slot - std::max(8 / images, 1) * pitch) % 8 != 0) {
+            ++slot;
+        }
+        s.pitch_ = pitch * kVector<T>;
+        s.slot_ = slot * kVector<T>;
         s.width_ = width;
-        const int units = ceil_div(std::max(copied, 1), width);
+        const int pieces = ceil_div(std::max(copied, 1), width);
+        s.pieces_ = channels * rows * pieces;
         s.by_channel_ = Divisor(channels);
-        s.by_unit_ = Divisor(units);
-        s.by_row_ = Divisor(std::max(rows, 1));
-        s.copies_ = images * channels * rows * units;
+        s.by_piece_ = Divisor(pieces);
         return s;
     }
 
     __host__ __device__ int pitch() const { return pitch_; }
     __host__ __device__ int slot(int image, int channel) const { return (image * channels_ + channel) * slot_; }
-    __host__ __device__ int entries() const { return images_ * channels_ * slot_; }
+    __host__ __device__ int entries() const { return images_ * channels_ * slot_ + behind_; }
 
     // All threads of a block start to copy a box to rows 0, 1, ... and columns first_column, ... of every slot;
     // copy_wait() waits for what a thread has copied.
@@ -126,24 +130,38 @@ class Staging {
     }
 
  private:
+    // A thread finds where a piece of a row lies, and copies it for one image after the other. Where an image has fewer
+    // pieces than the block has threads, several threads share its images out.
     template <int width, typename T>
     __device__ void copy_pieces(T* to, const Box<T>& box) const {
-#pragma unroll(width * sizeof(T) < 4 ? 4 : 1)
-        for (int i = static_cast<int>(threadIdx.x); i < copies_; i += static_cast<int>(blockDim.x)) {
-            int rest = i;
-            const int channel = by_channel_.split_off(rest);
-            const int column = by_unit_.split_off(rest) * width;
-            const int row = by_row_.split_off(rest), image = rest;
-            if (image < box.images && channel < box.channels && row < box.rows && column < box.columns) {
-                copy_async<width>(to + slot(image, channel) + row * pitch_ + column,
-                                  box.first + (image * box.image + channel * box.channel + row * box.row +
-                                                   column * box.column));
+        constexpr bool is_async = width * sizeof(T) >= 4;  // else loads must be under way together
+        const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+        const int at_once = std::min(pieces_, threads), sharing = threads / at_once;
+        const int first_image = thread / at_once;
+        if (first_image >= sharing) {
+            return;
+        }
+#pragma unroll(is_async ? 1 : 2)
+        for (int piece = thread - first_image * at_once; piece < pieces_; piece += at_once) {
+            int row = piece;
+            const int channel = by_channel_.split_off(row), column = by_piece_.split_off(row) * width;
+            if (channel < box.channels && row < box.rows && column < box.columns) {
+                T* piece_to = to + slot(first_image, channel) + row * pitch_ + column;
+                const T* from = box.first + (first_image * box.image + channel * box.channel + row * box.row +
+                                             column * box.column);
+#pragma unroll(is_async ? 4 : 8)
+                for (int image = first_image; image < box.images; image += sharing) {
+                    copy_async<width>(piece_to, from);
+                    piece_to += sharing * slot(1, 0);
+                    from += sharing * box.image;
+                }
             }
         }
     }
 
-    int images_ = 0, channels_ = 0, pitch_ = 0, slot_ = 0, width_ = 1, copies_ = 0;
-    Divisor by_channel_, by_unit_, by_row_;
+    int images_ = 0, channels_ = 0, pitch_ = 0, slot_ = 0, behind_ = 0, width_ = 1;
+    int pieces_ = 0;  // of all channels and rows of an image
+    Divisor by_channel_, by_piece_;
 };
 
 }  // namespace dcls::cuda
