@@ -49,36 +49,26 @@ __device__ void copy_async(T* to, const T* from, bool valid) {
 #endif
 }
 
-// The same for `count` neighbouring entries, aligned to what they take: 4, 8 or 16 bytes, or a 16-bit entry, which is
-// copied at once.
+// The same for `count` neighbouring entries, aligned to what they take: 4, 8 or 16 bytes.
 template <int count, typename T>
 __device__ void copy_async(T* to, const T* from) {
     constexpr int bytes = count * sizeof(T);
-    static_assert(bytes == 2 || bytes == 4 || bytes == 8 || bytes == 16);
-    if constexpr (bytes == 2) {
-#ifdef __CUDACC__
-        // A load that may be done before stores that stand before it.
-        *reinterpret_cast<unsigned short*>(to) = __ldg(reinterpret_cast<const unsigned short*>(from));
-#else
-        *to = *from;
-#endif
-    } else {
+    static_assert(bytes == 4 || bytes == 8 || bytes == 16);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-        const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-        if constexpr (bytes == 16) {
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
-        } else {
-            asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(bytes) : "memory");
-        }
-#elif defined(__CUDACC__)
-        struct alignas(bytes) Piece {
-            T at[count];
-        };
-        *reinterpret_cast<Piece*>(to) = *reinterpret_cast<const Piece*>(from);
-#else
-        cuda_on_cpu::copy_later(to, from, bytes);
-#endif
+    const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    if constexpr (bytes == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(bytes) : "memory");
     }
+#elif defined(__CUDACC__)
+    struct alignas(bytes) Piece {
+        T at[count];
+    };
+    *reinterpret_cast<Piece*>(to) = *reinterpret_cast<const Piece*>(from);
+#else
+    cuda_on_cpu::copy_later(to, from, bytes);
+#endif
 }
 
 __device__ inline void copy_wait() {

@@ -34,7 +34,7 @@ constexpr int kUnit = 8;   // columns: of a tile, and of a step along the band
 constexpr int kTiles = 8;  // of a warp
 constexpr int kMostUnits = 5;
 constexpr int kMostTaps = kMostUnits * kUnit - (kUnit - 1);  // whose band is that wide
-constexpr int64_t kSharedBytes = 72 << 10;
+constexpr int64_t kSharedBytes = 44 << 10;
 
 // How the work is cut.
 struct Plan {
@@ -69,7 +69,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
     Plan plan{};
     plan.channels = channels_last ? std::min(most_channels, kMostWarps) : 1;
-    plan.warps = kMostWarps / plan.channels * plan.channels;
+    plan.warps = channels_last ? plan.channels : 4;
     plan.terms = problem.terms(role);
     plan.images = 1;
     plan.tile_rows = std::max(rows, 1);

@@ -134,26 +134,48 @@ class Staging {
     // pieces than the block has threads, several threads share its images out.
     template <int width, typename T>
     __device__ void copy_pieces(T* to, const Box<T>& box) const {
-        constexpr bool is_async = width * sizeof(T) >= 4;  // else loads must be under way together
         const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
         const int at_once = std::min(pieces_, threads), sharing = threads / at_once;
         const int first_image = thread / at_once;
         if (first_image >= sharing) {
             return;
         }
-#pragma unroll(is_async ? 1 : 2)
         for (int piece = thread - first_image * at_once; piece < pieces_; piece += at_once) {
             int row = piece;
             const int channel = by_channel_.split_off(row), column = by_piece_.split_off(row) * width;
             if (channel < box.channels && row < box.rows && column < box.columns) {
-                T* piece_to = to + slot(first_image, channel) + row * pitch_ + column;
-                const T* from = box.first + (first_image * box.image + channel * box.channel + row * box.row +
-                                             column * box.column);
-#pragma unroll(is_async ? 4 : 8)
-                for (int image = first_image; image < box.images; image += sharing) {
-                    copy_async<width>(piece_to, from);
-                    piece_to += sharing * slot(1, 0);
-                    from += sharing * box.image;
+                copy_images<width>(to + slot(first_image, channel) + row * pitch_ + column, sharing * slot(1, 0),
+                                   box.first + (first_image * box.image + channel * box.channel + row * box.row +
+                                                column * box.column),
+                                   sharing * box.image, ceil_div(box.images - first_image, sharing));
+            }
+        }
+    }
+
+    // Copies a piece `count` times, the next `to_step` and `from_step` further on.
+    template <int width, typename T>
+    __device__ static void copy_images(T* to, int to_step, const T* from, int from_step, int count) {
+        if constexpr (width * sizeof(T) >= 4) {
+#pragma unroll 4
+            for (int i = 0; i < count; ++i) {
+                copy_async<width>(to + i * to_step, from + i * from_step);
+            }
+        } else {
+            // Nothing copies 16 bits by itself: several loads are under way before the first one is waited for.
+            constexpr int kBatch = 8;
+            for (int first = 0; first < count; first += kBatch) {
+                T loaded[kBatch];
+#pragma unroll
+                for (int i = 0; i < kBatch; ++i) {
+                    if (first + i < count) {
+                        loaded[i] = from[(first + i) * from_step];
+                    }
+                }
+#pragma unroll
+                for (int i = 0; i < kBatch; ++i) {
+                    if (first + i < count) {
+                        to[(first + i) * to_step] = loaded[i];
+                    }
                 }
             }
         }
