@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # nvcc only costs time where nothing can run its output; `make cuda` compiles the CUDA sources anyway.
 DCLS_CUDA ?= $(if $(shell command -v nvidia-smi),AUTO,OFF)
 
+# CI turns warnings into errors (.ci/run); another compiler than CI's may know more of them.
+DCLS_WARNINGS_AS_ERRORS ?= OFF
+
 # Each of two builds has steps that one core takes alone. Not more: a compiler takes half a gigabyte.
 MAKEFLAGS += --jobs=2
 
@@ -62,7 +65,8 @@ wheel: $(VENV)/requirements
 # Compiles the CUDA sources, tabulates what kernels take, and fails if one spills registers or there is no nvcc.
 cuda: $(VENV)/requirements
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -DDCLS_CUDA=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
-		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_CUDA_FLAGS="-Xptxas -v"
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_CUDA_FLAGS="-Xptxas -v" \
+		-DDCLS_WARNINGS_AS_ERRORS=$(DCLS_WARNINGS_AS_ERRORS)
 	$(BIN)/cmake --build build/cuda --target dcls_cuda --clean-first > build/cuda/log || (cat build/cuda/log; exit 1)
 	$(BIN)/python benchmarks/cuda_resources.py build/cuda/log
 
@@ -78,7 +82,7 @@ $(VENV)/requirements: requirements-dev.txt
 # --no-build-isolation: the library is built against the torch of .venv, not against a second copy.
 $(VENV)/installed: $(VENV)/requirements CMakeLists.txt pyproject.toml $(CPP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable . \
-		-Ccmake.define.DCLS_CUDA=$(DCLS_CUDA)
+		-Ccmake.define.DCLS_CUDA=$(DCLS_CUDA) -Ccmake.define.DCLS_WARNINGS_AS_ERRORS=$(DCLS_WARNINGS_AS_ERRORS)
 	touch $@
 
 $(VENV)/demo: $(VENV)/installed requirements-demo.txt
@@ -87,7 +91,7 @@ $(VENV)/demo: $(VENV)/installed requirements-demo.txt
 
 # What tests run on the CPU besides the installed library, without CUDA.
 BUILD_FOR_TESTS := $(BIN)/cmake -S . -G Ninja -DDCLS_CUDA=OFF -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
-	-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+	-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DDCLS_WARNINGS_AS_ERRORS=$(DCLS_WARNINGS_AS_ERRORS)
 
 # The CUDA sources compiled as C++ (tests/cuda_on_cpu): once as they are, once with sanitizers.
 CUDA_ON_CPU := $(BUILD_FOR_TESTS) -DDCLS_CUDA_ON_CPU=ON

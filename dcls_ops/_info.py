@@ -17,6 +17,8 @@ def _cuda_library() -> str:
         return _library.build_info("dcls_cuda")
     if torch.version.cuda is None:
         return "not loaded: this torch has no CUDA"
+    if _library.CUDA_PROBLEM is not None:
+        return f"not used: {_library.CUDA_PROBLEM}"
     return "not installed: it is built with DCLS_CUDA=ON, or AUTO where nvcc is found"
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,50 @@ def _load() -> dict[str, Path]:
             f"dcls_ops: another library has defined torch.ops.dcls, so {cpu} cannot: import dcls_ops before you load "
             f"a copy of libdcls.so, or load none. torch.ops.load_library has loaded: {', '.join(others) or 'none'}"
         )
-    loaded = {"dcls": cpu}
-    cuda = _find("libdcls_cuda.so")
-    if cuda is not None and torch.version.cuda is not None:
-        torch.ops.load_library(cuda)
-        loaded["dcls_cuda"] = cuda
-    return loaded
+    return {"dcls": cpu}
+
+
+def _cuda_version(library: Path, of: str) -> str:
+    version: int = _function(library, f"dcls_cuda_{of}_version", ctypes.c_int)()
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _load_cuda(library: Path) -> str | None:
+    """Loads the CUDA library, or returns why its kernels cannot run. It registers none then (csrc/cuda/driver.h)."""
+    try:
+        torch.ops.load_library(library)
+        if _function(library, "dcls_cuda_driver_suffices", ctypes.c_int)():
+            return None
+        driver, runtime = _cuda_version(library, "driver"), _cuda_version(library, "runtime")
+    except Exception as error:  # whatever it is, everything else works without the library
+        return f"the CUDA library does not load ({error.__cause__ or error})"  # PyTorch's own error keeps silent on why
+    major = runtime.split(".")[0]
+    return f"{library} was built by nvcc {runtime} and needs a driver for CUDA {major}.0 or newer, not {driver}"
+
+
+def _load_cuda_if_needed() -> str | None:
+    library = _find("libdcls_cuda.so")
+    if library is None or torch.version.cuda is None:
+        return None
+    problem = _load_cuda(library)
+    if problem is None:
+        LOADED["dcls_cuda"] = library
+    else:
+        warnings.warn(
+            f"dcls_ops runs without its CUDA kernels, by PyTorch's own operations on CUDA tensors, because {problem}. "
+            "Update the driver, or build dcls_ops from source by an nvcc no newer than the driver (nvidia-smi shows "
+            "its CUDA version; the oldest nvcc that will do is 12.0):\n"
+            "    CUDACXX=/usr/local/cuda-12.4/bin/nvcc pip install --no-build-isolation .",
+            stacklevel=2,
+        )
+    return problem
 
 
 #: The loaded libraries, by name.
 LOADED = _load()
+
+#: Why the installed CUDA library is not among them, if torch has CUDA.
+CUDA_PROBLEM = _load_cuda_if_needed()
 
 
 def function(library: str, name: str, result: Any) -> Any:

@@ -22,6 +22,8 @@ def why_not() -> str | None:
         return f"needs an NVIDIA GPU, and torch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():
         return "needs an NVIDIA GPU, and torch.cuda.is_available() is False"
+    if _library.CUDA_PROBLEM is not None:
+        return f"dcls_ops runs without CUDA kernels: {_library.CUDA_PROBLEM}"
     if "dcls_cuda" not in _library.LOADED:
         return "dcls_ops is installed without CUDA kernels: build it where nvcc is found, or with DCLS_CUDA=ON"
     return None

@@ -6,6 +6,7 @@
 #include "costs.h"
 #include "depthwise/depthwise_conv2d.h"
 #include "direct/conv_direct.h"
+#include "driver.h"
 #include "im2col/conv_im2col.h"
 
 namespace dcls::cuda {
@@ -56,4 +57,10 @@ struct Backend {
 }  // namespace
 }  // namespace dcls::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(DCLS_NAMESPACE, DCLS_CUDA, m) { dcls::register_operators<dcls::cuda::Backend>(m); }
+// Runs while the library is loaded. Where it registers nothing, PyTorch's own operations do the work: dcls_ops/ops has
+// registered them for all devices, and the dispatcher prefers kernels for one.
+STABLE_TORCH_LIBRARY_IMPL(DCLS_NAMESPACE, DCLS_CUDA, m) {
+    if (dcls::cuda::driver_suffices()) {
+        dcls::register_operators<dcls::cuda::Backend>(m);
+    }
+}

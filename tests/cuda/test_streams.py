@@ -1,11 +1,17 @@
 """Where and when kernels run: in order on the current stream of the tensors' device, while nobody waits for them."""
 
+import ctypes
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import gpu
 import pytest
 import torch
 from gpu import EVERY_CALL, GPU, SECOND_GPU, Call
+
+from dcls_ops import _library
 
 every_call = pytest.mark.parametrize("name", EVERY_CALL)
 
@@ -77,6 +83,39 @@ def test_graph_replays_with_new_values(name):
             tensor.copy_(value)
         graph.replay()
         assert_same(captured, changed.results())
+
+
+# Of PyTorch's operations they call no more than sums: cuBLAS and cuDNN cannot be set up in a capture.
+OUR_OWN_KERNELS = ["conv2d-direct", "conv2d-depthwise", "construct_kernel", "depthwise_conv2d"]
+
+CAPTURE_FIRST = """
+import sys, torch, gpu
+torch.manual_seed(0)
+call = gpu.make(sys.argv[1], getattr(torch, sys.argv[2]))
+one = torch.ones(1, device=gpu.GPU, requires_grad=True)
+one.sum().backward()  # starts PyTorch's threads for backward
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    captured = call.results()
+for result in captured:
+    result.fill_(torch.nan)
+graph.replay()
+for actual, expected in zip(captured, call.results(), strict=True):
+    assert torch.equal(actual, expected)
+"""
+
+
+@pytest.mark.skipif(
+    gpu.why_not() is None and _library.function("dcls_cuda", "dcls_cuda_driver_version", ctypes.c_int)() < 12030,
+    reason="drivers for CUDA before 12.3 do not load kernels in a capture",
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", OUR_OWN_KERNELS)
+def test_first_call_of_a_process_can_be_captured(name, dtype):
+    """A process of its own, where no kernel is loaded yet."""
+    command = [sys.executable, "-c", CAPTURE_FIRST, name, dtype]
+    process = subprocess.run(command, cwd=Path(gpu.__file__).parent, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
 
 
 @every_call

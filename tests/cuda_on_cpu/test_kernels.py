@@ -236,6 +236,16 @@ def test_depthwise_taps_meet_only_their_inputs(cuda_on_cpu, infinite):
     torch.testing.assert_close(cuda_on_cpu.ops.depthwise_conv2d(input, kernel, *rest), expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_depthwise_passes_over_rows_of_padding(cuda_on_cpu, dtype):
+    # An infinite tap does not meet the zeros there.
+    kernel = torch.randn(1, 1, 5, 5, dtype=dtype)
+    kernel[0, 0, 0, 2] = torch.inf
+    output = cuda_on_cpu.ops.depthwise_conv2d(torch.randn(1, 1, 9, 9, dtype=dtype), kernel, padding=[2, 2])
+    assert output[..., :2, :].isfinite().all()
+    assert not output[..., 2:, :].isfinite().any()
+
+
 SCHEDULES = [{"order": 1}, {"order": 2}, {"order": 3}, {"most_blocks": 1}, {"order": 4, "most_blocks": 3}]
 
 
