@@ -26,7 +26,7 @@ from machine_code import arithmetic, share
 
 RESULT = Path(__file__).resolve().parent / "results" / "cuda-kernels.md"
 
-#: The least share of FFMA, DFMA or HMMA in the hot loop, by a pattern of "name dtype": what was found, rounded down.
+#: The least share of FFMA, DFMA or HMMA in the hot loop, by a pattern of "kernel dtype": what was found, rounded down.
 #: Kernels of "im2col" have none: their loops are index arithmetic, with a few multiply-adds in a hundred instructions.
 FLOORS = {
     "direct_kernel *": 0.18,
@@ -39,7 +39,7 @@ OF_KERNEL = ("2-byte copies", "stack", "LDL, STL", "atomics")
 #: Those that must be 0.
 REFUSED = ("stack", "LDL, STL", "atomics")
 
-#: Enumerations among template arguments. Roles are part of a kernel's name; other arguments make instances of it.
+#: Enumerations among template arguments. Roles and numbers make another kernel, versions do not.
 ROLES = {
     "Role": ("forward", "grad_input", "grad_kernel"),
     "Pass": ("forward", "backward"),
@@ -48,8 +48,9 @@ ROLES = {
 VERSIONS = ("v0", "v1", "max", "gauss")
 
 MACHINE_CODE = """\
-A row is the instance of a kernel in whose hot loop multiply-adds have the smallest share (`benchmarks/machine_code.py`
-says which loop is hot). Registers and what is counted of the whole kernel are the most of any instance.
+Names have the roles and numbers among a kernel's template arguments. Of a kernel that is compiled for each version, the
+row is the version in whose hot loop multiply-adds have the smallest share; registers, and what is counted of the whole
+kernel, are the most of any version. `benchmarks/machine_code.py` says which loop is hot.
 
 | column | is |
 | --- | --- |
@@ -66,12 +67,12 @@ says which loop is hot). Registers and what is counted of the whole kernel are t
 
 
 class Kernel(NamedTuple):
-    """An instance of a kernel, as compiled for one architecture, or the worst of its instances."""
+    """As compiled for one architecture, dtype and version."""
 
     architecture: str
     name: str
     dtype: str
-    instance: str  # the template arguments that are neither role nor dtype
+    version: str  # or ""
     registers: int
     hot_loop: Counter[str] | None
     whole: Counter[str]
@@ -109,31 +110,29 @@ def read_cubin(path: Path) -> list[Kernel]:
 
 
 def parse_signature(signature: str) -> tuple[str, str, str]:
-    """A kernel's name with its role, the dtype of its tensors, and its other template arguments."""
+    """A kernel's name with role and numbers, the dtype of its tensors, and its version."""
     match = re.match(r"(?:void )?(\w+)(?:<(.*?)>)?\(", re.sub(r"\w+::|\(anonymous namespace\)::", "", signature))
     assert match, signature
-    name, dtype, others = match[1], "", []
+    name, dtype, version = match[1], "", ""
     for argument in (match[2] or "").split(", "):
-        enumeration, _, number = argument.removeprefix("(").rpartition(")")
-        if enumeration in ROLES:
-            name += f" {ROLES[enumeration][int(number)]}"
-        elif enumeration == "Version":
-            others.append(VERSIONS[int(number)])
-        elif number.isdigit():
-            others.append(number)
+        enumeration, _, value = argument.removeprefix("(").rpartition(")")
+        if enumeration == "Version":
+            version = VERSIONS[int(value)]
+        elif value.isdigit():
+            name += f" {ROLES[enumeration][int(value)] if enumeration in ROLES else value}"
         else:
-            dtype = dtype or number
-    return name, dtype, " ".join(others)
+            dtype = dtype or value
+    return name, dtype, version
 
 
-def worst(instances: Iterable[Kernel]) -> list[Kernel]:
-    """One of each kernel, dtype and architecture."""
+def worst_versions(kernels: Iterable[Kernel]) -> list[Kernel]:
+    """One of each architecture, name and dtype."""
     merged = []
-    for _, group in groupby(sorted(instances, key=lambda kernel: kernel[:4]), key=lambda kernel: kernel[:3]):
-        kernels = list(group)
-        registers = max(kernel.registers for kernel in kernels)
-        whole = functools.reduce(operator.or_, (kernel.whole for kernel in kernels))
-        merged.append(min(kernels, key=lambda kernel: kernel.share)._replace(registers=registers, whole=whole))
+    for _, group in groupby(sorted(kernels, key=lambda kernel: kernel[:4]), key=lambda kernel: kernel[:3]):
+        versions = list(group)
+        registers = max(kernel.registers for kernel in versions)
+        whole = functools.reduce(operator.or_, (kernel.whole for kernel in versions))
+        merged.append(min(versions, key=lambda kernel: kernel.share)._replace(registers=registers, whole=whole))
     return merged
 
 
@@ -145,8 +144,8 @@ def complaints(kernels: list[Kernel]) -> Iterator[str]:
                 yield f"{title}: {kind} {number}, wanted 0"
         if kernel.share < kernel.floor:
             found = f"{kernel.share:.1%} {arithmetic(kernel.hot_loop)}" if kernel.hot_loop else "no multiply-adds"
-            instance = f" of instance {kernel.instance}" if kernel.instance else ""
-            yield f"{title}: {found} in the hot loop{instance}, wanted {kernel.floor:.1%}"
+            version = f" of version {kernel.version}" if kernel.version else ""
+            yield f"{title}: {found} in the hot loop{version}, wanted {kernel.floor:.1%}"
     for pattern in FLOORS:
         if not any(kernel.matches(pattern) for kernel in kernels):
             yield f"{pattern}: FLOORS has it, but there is no such kernel"
@@ -160,13 +159,13 @@ def machine_code_section(kernels: list[Kernel]) -> Iterator[str]:
 
 def table(kernels: Iterable[Kernel]) -> str:
     """Dtypes that share all numbers share a row. What is 0 is left blank."""
-    titles = ("kernel", "dtype", "instance", "registers", "loop", "multiply-adds", "floor", *OF_LOOP, *OF_KERNEL)
+    titles = ("kernel", "dtype", "version", "registers", "loop", "multiply-adds", "floor", *OF_LOOP, *OF_KERNEL)
     dtypes: dict[tuple[str, ...], list[str]] = {}
     for kernel in kernels:
         loop = kernel.hot_loop or Counter()
         numbers = (*(loop[kind] for kind in OF_LOOP), *(kernel.whole[kind] for kind in OF_KERNEL))
         cells = (
-            kernel.instance,
+            kernel.version,
             str(kernel.registers),
             str(loop["instructions"] or ""),
             f"{arithmetic(loop)} {share(loop):.1%}" if loop else "",
@@ -202,10 +201,10 @@ def run(*command: str, given: str | None = None, folder: str | None = None) -> s
 
 
 def main() -> None:
-    instances = read_library(Path(sys.argv[1]))
-    kernels = worst(instances)
+    compiled = read_library(Path(sys.argv[1]))
+    kernels = worst_versions(compiled)
     RESULT.write_text(page(machine_code_section(kernels)))
-    print(f"{len(kernels)} kernels, {len(instances)} instances; written to {RESULT.relative_to(RESULT.parents[2])}")
+    print(f"{len(compiled)} kernels; written to {RESULT.relative_to(RESULT.parents[2])}")
     if found := list(complaints(kernels)):
         sys.exit("\n".join(found))
 

@@ -192,7 +192,7 @@ def test_multiply_adds_of_a_thread():
             "void dcls::cuda::(anonymous namespace)::direct_kernel<(dcls::Pass)1, (dcls::Version)3, c10::Half>(P)",
             ("direct_kernel backward", "Half", "gauss"),
         ),
-        ("void dcls::cuda::bands<5, (bool)1, float, double>(int, std::array<int, 3ul>)", ("bands", "float", "5 1")),
+        ("void dcls::cuda::bands<5, (bool)1, float, double>(int, std::array<int, 3ul>)", ("bands 5 1", "float", "")),
         ("dcls::cuda::(anonymous namespace)::fill(float*)", ("fill", "", "")),
     ],
 )
@@ -200,14 +200,14 @@ def test_names(signature, expected):
     assert cuda_kernels.parse_signature(signature) == expected
 
 
-def kernel(dtype: str = "float", instance: str = "v0", registers: int = 32, ffma: int = 50, **whole: int) -> Kernel:
+def kernel(dtype: str = "float", version: str = "v0", registers: int = 32, ffma: int = 50, **whole: int) -> Kernel:
     loop = Counter({"instructions": 100, "FFMA": ffma}) if ffma else None
-    return Kernel("sm_90", "conv", dtype, instance, registers, loop, Counter(whole))
+    return Kernel("sm_90", "conv", dtype, version, registers, loop, Counter(whole))
 
 
-def test_of_instances_the_worst_counts():
-    instances = [kernel(instance="v0", registers=40), kernel(instance="v1", ffma=30, stack=8), kernel("double")]
-    assert cuda_kernels.worst(instances) == [kernel("double"), kernel("float", "v1", 40, 30, stack=8)]
+def test_of_versions_the_worst_counts():
+    versions = [kernel(version="v0", registers=40), kernel(version="v1", ffma=30, stack=8), kernel("double")]
+    assert cuda_kernels.worst_versions(versions) == [kernel("double"), kernel("float", "v1", 40, 30, stack=8)]
 
 
 def test_rows_of_the_table():
@@ -225,7 +225,7 @@ def test_what_is_refused(monkeypatch):
     assert list(cuda_kernels.complaints([kernel("double", ffma=20), kernel(ffma=49, stack=8, atomics=1)])) == [
         "conv float, sm_90: stack 8, wanted 0",
         "conv float, sm_90: atomics 1, wanted 0",
-        "conv float, sm_90: 49.0% FFMA in the hot loop of instance v0, wanted 50.0%",
+        "conv float, sm_90: 49.0% FFMA in the hot loop of version v0, wanted 50.0%",
     ]
     assert list(cuda_kernels.complaints([kernel("double", "", ffma=0)])) == [
         "conv double, sm_90: no multiply-adds in the hot loop, wanted 20.0%",
