@@ -20,19 +20,25 @@
 
 #include "../launch.h"
 
+#include <numeric>
+
 namespace dcls::cuda {
 namespace {
 
 constexpr int kMostThreads = 256;
 constexpr int kMostVectors = 8;  // of a row of a block of taps
 constexpr int kMostTapRows = 32;
-constexpr int64_t kSharedBytes = 72 << 10;
+// Of a multiprocessor, and what the kernel takes of it for a thread.
+constexpr int kRegisters = 1 << 16, kRegistersOfThread = 128;
 
-// Outputs of a thread.
-template <typename T>
-constexpr int kRows = std::is_same_v<T, double> ? 4 : 7;
-template <typename T>
-constexpr int kColumns = std::is_same_v<T, double> ? 4 : 8;
+// Outputs of a thread: few rows need fewer loads, many fit small planes.
+template <typename T, int rows, int columns>
+struct Shape {
+    using Entry = T;
+    static constexpr int kRows = rows, kColumns = columns;
+    static constexpr int kPiece = std::gcd(columns, kVector<T>);  // entries that are loaded or stored at once
+    using Sums = T[rows][columns];
+};
 
 // How the work is cut.
 struct Plan {
@@ -42,7 +48,7 @@ struct Plan {
     // How many there are. An item's sum has a step for each block of taps of each term.
     int channel_groups, image_groups, tiles_y, tiles_x, out_phases, tap_blocks_y, tap_blocks_x, terms;
     Divisor by_tile_x, by_tile_y, by_channel_group, by_image_group, by_tap_block_x, by_tap_block_y;
-    bool stores_vectors;
+    bool stores_pieces;
     Staging in, taps;
 
     __host__ __device__ int entries() const { return in.entries() + taps.entries(); }
@@ -52,7 +58,7 @@ struct Plan {
     }
 };
 
-template <typename T>
+template <typename S, typename T = S::Entry>
 Plan make_plan(Role role, const Problem& problem, bool channels_last, const Planes<const T>& in, const Planes<T>& out,
                int64_t shared_bytes) {
     const PlaneMap map(role, problem, 0);  // no phase has more taps
@@ -63,25 +69,25 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     const int copied = ceil_div(map.x.in_extent, map.x.in.step);
     const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
     Plan plan{};
-    plan.threads_x = std::min(std::max(ceil_div(columns, kColumns<T>), 1), 16);
-    plan.threads_y = std::min(std::max(ceil_div(rows, kRows<T>), 1), 16);
+    plan.threads_x = std::min(std::max(ceil_div(columns, S::kColumns), 1), 16);
+    plan.threads_y = std::min(std::max(ceil_div(rows, S::kRows), 1), 16);
     plan.channels = channels_last ? std::min(most_channels, 32 / static_cast<int>(sizeof(T))) : 1;  // a sector
     plan.images = 1;
     plan.tap_rows = even_share(map.y.taps, kMostTapRows);
     plan.tap_columns = even_share(map.x.taps, kMostVectors * kVector<T>);
+    const auto bytes = [&] { return plan.entries() * static_cast<int64_t>(sizeof(T)); };
     const auto fits = [&] {
-        plan.tile_rows = plan.threads_y * kRows<T>;
-        plan.tile_columns = plan.threads_x * kColumns<T>;
+        plan.tile_rows = plan.threads_y * S::kRows;
+        plan.tile_columns = plan.threads_x * S::kColumns;
         const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
         const int in_columns = plan.tile_columns + (plan.tap_columns / kVector<T> + 1) * kVector<T>;
         const int zeros = in_pieces && plan.tile_columns >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
         const int width = in_pieces && plan.tap_columns == map.x.taps
                               ? widest_piece(in, map.x.in.first, map.x.in_extent) : 1;
-        plan.in = Staging::room_for<T>(plan.images, plan.channels, in_rows, in_columns, zeros, std::min(in_columns, copied),
+        plan.in = Staging::room_for<T>(Staging::Neighbours::channels, plan.images, plan.channels, in_rows, in_columns, zeros, std::min(in_columns, copied),
                                        width);
-        plan.taps = Staging::room_for<T>(1, plan.channels, plan.tap_rows, plan.tap_columns, 0, plan.tap_columns, 1);
-        return plan.threads() <= kMostThreads &&
-               plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes;
+        plan.taps = Staging::room_for<T>(Staging::Neighbours::channels, 1, plan.channels, plan.tap_rows, plan.tap_columns, 0, plan.tap_columns, 1);
+        return plan.threads() <= kMostThreads && bytes() <= shared_bytes / 2;
     };
     while (!fits()) {
         int& too_many = plan.threads_y > 1    ? plan.threads_y
@@ -91,16 +97,23 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
                                               : plan.tap_columns;  // a thread's patch of 1 tap fits: this ends
         too_many = ceil_div(too_many, 2);
     }
-    // As many images as fit and fill the block's threads; of few images, several channels.
+    // As many images as keep the most threads of a multiprocessor at work, and of few images several channels.
+    const auto threads_at_work = [&] {
+        const int whole = round_up(plan.threads(), kWarp);
+        const int64_t blocks = std::min(shared_bytes / bytes(), int64_t{kRegisters} / (kRegistersOfThread * whole));
+        return static_cast<double>(blocks * plan.threads()) * plan.threads() / whole;
+    };
     const auto fill = [&](int& slots, int most) {
-        while (slots < most && plan.images * in.image < (1 << 30)) {
-            slots *= 2;
-            if (!fits()) {
-                slots /= 2;
-                fits();
-                return;
+        int best = slots;
+        double most_at_work = threads_at_work();
+        for (slots *= 2; slots / 2 < most && slots * in.image < (1 << 30) && fits(); slots *= 2) {
+            if (const double at_work = threads_at_work(); at_work >= most_at_work) {
+                best = slots;
+                most_at_work = at_work;
             }
         }
+        slots = best;
+        fits();
     };
     fill(plan.images, problem.images);
     if (!channels_last && plan.threads() < kWarp) {
@@ -120,7 +133,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
     plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
     plan.out_phases = role == Role::forward ? 1 : problem.phases();
-    plan.stores_vectors = in_pieces && widest_piece(out, map.x.out.first, map.x.outputs) == kVector<T>;
+    plan.stores_pieces = in_pieces && widest_piece(out, map.x.out.first, map.x.outputs) >= S::kPiece;
     return plan;
 }
 
@@ -157,7 +170,7 @@ struct Step {
 };
 
 // Where in an item a thread's patch is; behind the tile's last row if it has none.
-template <typename T>
+template <typename S>
 struct Patch {
     int channel, image, row, column;
 
@@ -165,37 +178,36 @@ struct Patch {
         int rest = static_cast<int>(threadIdx.x);
         channel = rest % plan.channels;
         rest /= plan.channels;
-        column = rest % plan.threads_x * kColumns<T>;
+        column = rest % plan.threads_x * S::kColumns;
         rest /= plan.threads_x;
         image = rest % plan.images;
-        row = rest / plan.images * kRows<T>;
+        row = rest / plan.images * S::kRows;
     }
 };
 
 // sums[j][c] += row t - j of the kernel times a row of input, for each output row j that has such a row, or for all of
 // them. A row has `vectors` vectors of taps and `more` taps.
-template <bool all, int vectors, typename T>
-__device__ void add_row(T (&sums)[kRows<T>][kColumns<T>], const T* in, const T* taps, int pitch, int t, int tap_rows,
-                        int more) {
+template <typename S, bool all, int vectors, typename T>
+__device__ void add_row(typename S::Sums& sums, const T* in, const T* taps, int pitch, int t, int tap_rows, int more) {
     constexpr int vector = kVector<T>;
-    T segment[kColumns<T> + (vectors + 1) * vector];
+    T segment[S::kColumns + (vectors + 1) * vector];
 #pragma unroll
-    for (int v = 0; v < kColumns<T> / vector + vectors + 1; ++v) {
-        const Vector<T> loaded = load_vector(in + v * vector);
+    for (int i = 0; i < S::kColumns + (vectors + 1) * vector; i += S::kPiece) {
+        const auto piece = load_vector<S::kPiece>(in + i);
 #pragma unroll
-        for (int k = 0; k < vector; ++k) {
-            segment[v * vector + k] = loaded.at[k];
+        for (int k = 0; k < S::kPiece; ++k) {
+            segment[i + k] = piece.at[k];
         }
     }
-    const auto add_tap = [&](T (&row)[kColumns<T>], T tap, int i) {
+    const auto add_tap = [&](T (&row)[S::kColumns], T tap, int i) {
 #pragma unroll
-        for (int c = 0; c < kColumns<T>; ++c) {
+        for (int c = 0; c < S::kColumns; ++c) {
             row[c] += tap * segment[c + i];
         }
     };
     const auto has_row = [&](int j) { return all || (t >= j && t - j < tap_rows); };  // the same for all threads
 #pragma unroll
-    for (int j = 0; j < kRows<T>; ++j) {
+    for (int j = 0; j < S::kRows; ++j) {
         if (has_row(j)) {
 #pragma unroll
             for (int v = 0; v < vectors; ++v) {
@@ -214,7 +226,7 @@ __device__ void add_row(T (&sums)[kRows<T>][kColumns<T>], const T* in, const T* 
             break;
         }
 #pragma unroll
-        for (int j = 0; j < kRows<T>; ++j) {
+        for (int j = 0; j < S::kRows; ++j) {
             if (has_row(j)) {
                 add_tap(sums[j], taps[(t - j) * pitch + vectors * vector + k], vectors * vector + k);
             }
@@ -222,9 +234,9 @@ __device__ void add_row(T (&sums)[kRows<T>][kColumns<T>], const T* in, const T* 
     }
 }
 
-template <typename T>
-__device__ void store(Role role, const Problem& problem, const Plan& plan, int index, const Patch<T>& patch,
-                      const T (&sums)[kRows<T>][kColumns<T>], const Planes<T>& out, const T* bias) {
+template <typename S, typename T>
+__device__ void store(Role role, const Problem& problem, const Plan& plan, int index, const Patch<S>& patch,
+                      const typename S::Sums& sums, const Planes<T>& out, const T* bias) {
     const Item item(plan, index);
     const PlaneMap map(role, problem, item.phase);
     const int channel = item.channel + patch.channel, image = item.image + patch.image;
@@ -234,28 +246,28 @@ __device__ void store(Role role, const Problem& problem, const Plan& plan, int i
     T* const plane = out.plane(image, channel);
     const T added = bias != nullptr ? bias[channel] : T(0);
 #pragma unroll
-    for (int j = 0; j < kRows<T>; ++j) {
+    for (int j = 0; j < S::kRows; ++j) {
         const int y = item.y + patch.row + j;
         if (y >= map.y.outputs) {
             continue;
         }
         T* const row = plane + map.y.out[y] * out.stride[1];
-        if (plan.stores_vectors) {
+        if (plan.stores_pieces) {
 #pragma unroll
-            for (int c = 0; c < kColumns<T>; c += kVector<T>) {
-                Vector<T> vector;
+            for (int c = 0; c < S::kColumns; c += S::kPiece) {
+                Vector<T, S::kPiece> piece;
 #pragma unroll
-                for (int k = 0; k < kVector<T>; ++k) {
-                    vector.at[k] = sums[j][c + k] + added;
+                for (int k = 0; k < S::kPiece; ++k) {
+                    piece.at[k] = sums[j][c + k] + added;
                 }
                 const int x = item.x + patch.column + c;
                 if (x < map.x.outputs) {
-                    *reinterpret_cast<Vector<T>*>(row + map.x.out[x]) = vector;
+                    *reinterpret_cast<Vector<T, S::kPiece>*>(row + map.x.out[x]) = piece;
                 }
             }
         } else {
 #pragma unroll
-            for (int c = 0; c < kColumns<T>; ++c) {
+            for (int c = 0; c < S::kColumns; ++c) {
                 const int x = item.x + patch.column + c;
                 if (x < map.x.outputs) {
                     row[map.x.out[x] * out.stride[2]] = sums[j][c] + added;
@@ -289,18 +301,18 @@ __device__ void stage(Role role, const Problem& problem, const Plan& plan, int i
     __syncthreads();
 }
 
-template <int vectors, typename T>
+template <typename S, int vectors, typename T>
 __global__ void __launch_bounds__(kMostThreads, vectors <= 5 ? 2 : 1)
     correlate_kernel(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel, Planes<T> out,
                      const T* bias) {
     T* const staged_in = shared_memory<T>();
     T* const staged_taps = staged_in + plan.in.entries();
-    const Patch<T> patch(plan);
+    const Patch<S> patch(plan);
     const T* const own_in = staged_in + plan.in.slot(patch.image, patch.channel) + patch.column;
     const T* const own_taps = staged_taps + plan.taps.slot(0, patch.channel);
 
     for_each_item(static_cast<int>(plan.items()), [&](int index) {
-        T sums[kRows<T>][kColumns<T>] = {};
+        typename S::Sums sums = {};
         for (int number = 0; number < plan.tap_blocks_y * plan.tap_blocks_x * plan.terms; ++number) {
             stage(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
             const Item item(plan, index);
@@ -308,15 +320,15 @@ __global__ void __launch_bounds__(kMostThreads, vectors <= 5 ? 2 : 1)
             const int tap_rows = step.tap_rows(plan), more = plan.tap_columns % kVector<T>;
             // The staged row of the first output's first tap.
             const int above = step.y.reach + patch.row - step.y.first;
-            for (int t = 0; t < tap_rows + kRows<T> - 1; ++t) {
+            for (int t = 0; t < tap_rows + S::kRows - 1; ++t) {
                 if (above + t < 0 || above + t >= step.y.count) {
                     continue;
                 }
                 const T* const row = own_in + (above + t) * plan.in.pitch();
-                if (t >= kRows<T> - 1 && t < tap_rows) {
-                    add_row<true, vectors>(sums, row, own_taps, plan.taps.pitch(), t, tap_rows, more);
+                if (t >= S::kRows - 1 && t < tap_rows) {
+                    add_row<S, true, vectors>(sums, row, own_taps, plan.taps.pitch(), t, tap_rows, more);
                 } else {
-                    add_row<false, vectors>(sums, row, own_taps, plan.taps.pitch(), t, tap_rows, more);
+                    add_row<S, false, vectors>(sums, row, own_taps, plan.taps.pitch(), t, tap_rows, more);
                 }
             }
         }
@@ -324,28 +336,46 @@ __global__ void __launch_bounds__(kMostThreads, vectors <= 5 ? 2 : 1)
     });
 }
 
-}  // namespace
-
-template <typename T>
-bool correlate(Role role, const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel,
-               const Tensor& out, const T* bias) {
+template <typename S, typename T = S::Entry>
+bool correlate_in(Role role, const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel,
+                  const Tensor& out, const T* bias) {
     const Planes<const T> in_planes(in), kernel_planes = Planes<const T>(kernel).transposed();
     const Planes<T> out_planes(out);
-    const Plan plan = make_plan<T>(role, problem, channels_last, in_planes, out_planes,
-                                   std::min(kSharedBytes, most_shared_bytes(in)));
+    const Plan plan = make_plan<S>(role, problem, channels_last, in_planes, out_planes, most_shared_bytes(in));
     if (plan.items() > kMostItems) {
         return false;
     }
     const Launcher launch(in);
     dispatch_count<0, kMostVectors>(plan.tap_columns / kVector<T>, [&]<int vectors>() {
-        launch(correlate_kernel<vectors, T>, plan.items(), round_up(plan.threads(), kWarp),
-               plan.entries() * static_cast<int64_t>(sizeof(T)), role, problem, plan,
-               in_planes, kernel_planes, out_planes, bias);
+        launch(correlate_kernel<S, vectors, T>, plan.items(), round_up(plan.threads(), kWarp),
+               plan.entries() * static_cast<int64_t>(sizeof(T)), role, problem, plan, in_planes, kernel_planes,
+               out_planes, bias);
     });
     return true;
 }
 
-template bool correlate(Role, const Problem&, bool, const Tensor&, const Tensor&, const Tensor&, const float*);
-template bool correlate(Role, const Problem&, bool, const Tensor&, const Tensor&, const Tensor&, const double*);
+// The outputs that threads make of each plane, those that do not exist included.
+template <typename S>
+int64_t outputs_made(Role role, const Problem& problem) {
+    return int64_t{1} * round_up(most_outputs(role, problem.y), S::kRows) *
+           round_up(most_outputs(role, problem.x), S::kColumns);
+}
+
+}  // namespace
+
+template <>
+bool correlate(Role role, const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel,
+               const Tensor& out, const float* bias) {
+    using Wide = Shape<float, 4, 14>;
+    using Narrow = Shape<float, 7, 8>;
+    const bool is_wide = outputs_made<Wide>(role, problem) <= outputs_made<Narrow>(role, problem);
+    return (is_wide ? correlate_in<Wide> : correlate_in<Narrow>)(role, problem, channels_last, in, kernel, out, bias);
+}
+
+template <>
+bool correlate(Role role, const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel,
+               const Tensor& out, const double* bias) {
+    return correlate_in<Shape<double, 4, 4>>(role, problem, channels_last, in, kernel, out, bias);
+}
 
 }  // namespace dcls::cuda

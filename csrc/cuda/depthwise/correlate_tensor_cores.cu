@@ -83,10 +83,10 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
         const int zeros = in_pieces && plan.tile_columns() >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
         const int width = in_pieces && plan.tap_columns == map.x.taps
                               ? widest_piece(in, map.x.in.first, map.x.in_extent) : 1;
-        plan.in = Staging::room_for<T>(plan.images, plan.channels, in_rows, in_columns, zeros, std::min(in_columns, copied),
+        plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, plan.channels, in_rows, in_columns, zeros, std::min(in_columns, copied),
                                        width);
         // Twice, with zeros around.
-        plan.taps = Staging::room_for<T>(2, plan.channels, plan.tap_rows, (plan.units + 1) * kUnit, 0,
+        plan.taps = Staging::room_for<T>(Staging::Neighbours::images, 2, plan.channels, plan.tap_rows, (plan.units + 1) * kUnit, 0,
                                          plan.tap_columns, 1);
         plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
         plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);

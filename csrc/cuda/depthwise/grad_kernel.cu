@@ -65,10 +65,10 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
         const int zeros = in_pieces && plan.tile_columns >= map.x.taps && plan.tap_columns == map.x.outputs
                               ? map.x.inside().begin
                               : 0;
-        plan.grad = Staging::room_for<T>(plan.images, 1, plan.tile_rows, plan.tile_columns, 0,
+        plan.grad = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, plan.tile_rows, plan.tile_columns, 0,
                                          std::min(plan.tile_columns, map.x.taps),
                                          widest_piece(grad, map.x.tap.first, map.x.taps));
-        plan.in = Staging::room_for<T>(plan.images, 1, in_rows, in_columns, zeros,
+        plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, in_rows, in_columns, zeros,
                                        std::min(in_columns, ceil_div(map.x.in_extent, map.x.in.step)),
                                        in_pieces && plan.tap_columns == map.x.outputs
                                            ? widest_piece(in, map.x.in.first, map.x.in_extent)

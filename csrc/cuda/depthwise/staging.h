@@ -5,8 +5,8 @@
 //
 //     0 0 0 x x x x x 0 0 0 x x x x x 0 0 0     the zeros behind a row are those before the next
 //
-// Rows start at vectors of 16 bytes, an odd number of vectors apart. Eight threads that read the same column of as many
-// images as there are, and else of neighbouring rows, so read from different banks.
+// Rows start at vectors of 16 bytes, an odd number of vectors apart. Slots are as far apart as keeps eight neighbouring
+// threads from reading the same bank.
 #pragma once
 
 #include "../divisor.h"
@@ -19,14 +19,19 @@ namespace dcls::cuda {
 template <typename T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T));  // entries
 
-template <typename T>
-struct alignas(16) Vector {
-    T at[kVector<T>];
+// Entries that are read or written at once.
+template <typename T, int count = kVector<T>>
+struct alignas(count * sizeof(T)) Vector {
+    T at[count];
 };
 
+template <int count, typename T>
+__device__ Vector<T, count> load_vector(const T* from) {
+    return *reinterpret_cast<const Vector<T, count>*>(from);
+}
 template <typename T>
 __device__ Vector<T> load_vector(const T* from) {
-    return *reinterpret_cast<const Vector<T>*>(from);
+    return load_vector<kVector<T>>(from);
 }
 
 // All threads of a block set entries, whole vectors of them, to zero.
@@ -81,21 +86,34 @@ class Staging {
  public:
     Staging() = default;
 
+    // Which slots eight neighbouring threads read the same column of: of as many channels as there are, or of as many
+    // images as there are and else of neighbouring rows.
+    enum class Neighbours { channels, images };
+
     // Rows have room for `columns` entries. The first `zeros` of them are always zero, if that is positive, and not more
     // than `copied` of the others are copied, `width` at a time.
     template <typename T>
-    static Staging room_for(int images, int channels, int rows, int columns, int zeros, int copied, int width) {
+    static Staging room_for(Neighbours neighbours, int images, int channels, int rows, int columns, int zeros,
+                            int copied, int width) {
         Staging s;
-        s.images_ = images;
-        s.channels_ = channels;
         s.behind_ = std::max(zeros, 0) / kVector<T> * kVector<T>;
         const int pitch = ceil_div(columns - s.behind_, kVector<T>) | 1;  // vectors
-        int slot = rows * pitch;
-        while ((slot - std::max(8 / images, 1) * pitch) % 8 != 0) {
-            ++slot;
-        }
         s.pitch_ = pitch * kVector<T>;
-        s.slot_ = slot * kVector<T>;
+        // Vectors for `least` at least, of which eight times `step` fill all banks.
+        const auto apart = [](int least, int step) {
+            return least + (step - least % 8 + 8) % 8;
+        };
+        const int of_slot = rows * pitch;
+        if (neighbours == Neighbours::channels) {
+            s.channel_ = apart(of_slot, 1) * kVector<T>;
+            s.image_ = channels * s.channel_;
+            s.entries_ = images * s.image_ + s.behind_;
+        } else {
+            const int image = apart(of_slot, std::max(8 / images, 1) * pitch % 8);
+            s.image_ = image * kVector<T>;
+            s.channel_ = apart(images * image, 1) * kVector<T>;
+            s.entries_ = channels * s.channel_ + s.behind_;
+        }
         s.width_ = width;
         const int pieces = ceil_div(std::max(copied, 1), width);
         s.pieces_ = channels * rows * pieces;
@@ -105,8 +123,8 @@ class Staging {
     }
 
     __host__ __device__ int pitch() const { return pitch_; }
-    __host__ __device__ int slot(int image, int channel) const { return (image * channels_ + channel) * slot_; }
-    __host__ __device__ int entries() const { return images_ * channels_ * slot_ + behind_; }
+    __host__ __device__ int slot(int image, int channel) const { return image * image_ + channel * channel_; }
+    __host__ __device__ int entries() const { return entries_; }
 
     // All threads of a block start to copy a box to rows 0, 1, ... and columns first_column, ... of every slot;
     // copy_wait() waits for what a thread has copied.
@@ -181,7 +199,8 @@ class Staging {
         }
     }
 
-    int images_ = 0, channels_ = 0, pitch_ = 0, slot_ = 0, behind_ = 0, width_ = 1;
+    int image_ = 0, channel_ = 0, pitch_ = 0;  // strides
+    int behind_ = 0, entries_ = 0, width_ = 1;
     int pieces_ = 0;  // of all channels and rows of an image
     Divisor by_channel_, by_piece_;
 };
