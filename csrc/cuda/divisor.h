@@ -17,7 +17,8 @@ class Divisor {
         : divisor_(divisor),
           shift_(std::bit_width(static_cast<uint32_t>(divisor - 1))),
           // 2^32 (2^shift / divisor - 1), rounded up.
-          multiplier_(static_cast<uint32_t>(((uint64_t{1} << 32) * ((uint64_t{1} << shift_) - divisor_)) / divisor_ + 1)) {}
+          multiplier_(
+              static_cast<uint32_t>(((uint64_t{1} << 32) * ((uint64_t{1} << shift_) - divisor_)) / divisor_ + 1)) {}
 
     DCLS_HOST_DEVICE int quotient(int dividend) const {
         const auto n = static_cast<uint32_t>(dividend);

@@ -81,8 +81,8 @@ __device__ inline void copy_wait() {
 
 // ldmatrix: four 8 x 8 matrices of a 16-bit type. Lane l points to row l % 8 of matrix l / 8, 16-byte aligned; it gets
 // entries 2 (l % 4) and the next of row l / 4 of every matrix, or of column l / 4 if they are transposed. So 16 rows of
-// 16 columns become the fragment that multiply_add takes: lanes 0 to 15 point to the rows' first columns, lanes 16 to 31
-// to their ninth ones.
+// 16 columns become the fragment that multiply_add takes: lanes 0 to 15 point to the rows' first columns, lanes 16 to
+// 31 to their ninth ones.
 template <bool transposed = false, typename T>
 __device__ void load_matrices(uint32_t (&fragment)[4], const T* row) {
     static_assert(sizeof(T) == 2);

@@ -81,20 +81,28 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
         plan.tile_columns = plan.threads_x * S::kColumns;
         const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
         const int in_columns = plan.tile_columns + (plan.tap_columns / kVector<T> + 1) * kVector<T>;
-        const int zeros = in_pieces && plan.tile_columns >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
-        const int width = in_pieces && plan.tap_columns == map.x.taps
-                              ? widest_piece(in, map.x.in.first, map.x.in_extent) : 1;
-        plan.in = Staging::room_for<T>(Staging::Neighbours::channels, plan.images, plan.channels, in_rows, in_columns, zeros, std::min(in_columns, copied),
-                                       width);
-        plan.taps = Staging::room_for<T>(Staging::Neighbours::channels, 1, plan.channels, plan.tap_rows, plan.tap_columns, 0, plan.tap_columns, 1);
+        const int zeros =
+            in_pieces && plan.tile_columns >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
+        Piece piece;
+        if (in_pieces && plan.tap_columns == map.x.taps) {
+            piece.columns = columns_at_once(in, map.x.in.first, map.x.in_extent);
+        }
+        if (channels_last && problem.multiplier == 1) {
+            piece.channels = channels_at_once(in, plan.channels, problem.channels);
+        }
+        plan.in = Staging::room_for<T>(Staging::Neighbours::channels, plan.images, plan.channels, in_rows, in_columns,
+                                       zeros, std::min(in_columns, copied), piece, round_up(plan.threads(), kWarp));
+        plan.taps =
+            Staging::room_for<T>(Staging::Neighbours::channels, 1, plan.channels, plan.tap_rows, plan.tap_columns, 0,
+                                 plan.tap_columns, Piece{}, round_up(plan.threads(), kWarp));
         return plan.threads() <= kMostThreads && bytes() <= shared_bytes / 2;
     };
     while (!fits()) {
-        int& too_many = plan.threads_y > 1    ? plan.threads_y
-                        : plan.threads_x > 1  ? plan.threads_x
-                        : plan.channels > 1   ? plan.channels
-                        : plan.tap_rows > 1   ? plan.tap_rows
-                                              : plan.tap_columns;  // a thread's patch of 1 tap fits: this ends
+        int& too_many = plan.threads_y > 1   ? plan.threads_y
+                        : plan.threads_x > 1 ? plan.threads_x
+                        : plan.channels > 1  ? plan.channels
+                        : plan.tap_rows > 1  ? plan.tap_rows
+                                             : plan.tap_columns;  // a thread's patch of 1 tap fits: this ends
         too_many = ceil_div(too_many, 2);
     }
     // As many images as keep the most threads of a multiprocessor at work, and of few images several channels.
@@ -133,7 +141,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
     plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
     plan.out_phases = role == Role::forward ? 1 : problem.phases();
-    plan.stores_pieces = in_pieces && widest_piece(out, map.x.out.first, map.x.outputs) >= S::kPiece;
+    plan.stores_pieces = in_pieces && columns_at_once(out, map.x.out.first, map.x.outputs) >= S::kPiece;
     return plan;
 }
 
@@ -199,7 +207,7 @@ __device__ void add_row(typename S::Sums& sums, const T* in, const T* taps, int 
             segment[i + k] = piece.at[k];
         }
     }
-    const auto add_tap = [&](T (&row)[S::kColumns], T tap, int i) {
+    const auto add_tap = [&](T(&row)[S::kColumns], T tap, int i) {
 #pragma unroll
         for (int c = 0; c < S::kColumns; ++c) {
             row[c] += tap * segment[c + i];
@@ -289,10 +297,11 @@ __device__ void stage(Role role, const Problem& problem, const Plan& plan, int i
     __syncthreads();  // what was staged has been read
     clear(staged_in, plan.entries());
     __syncthreads();
-    plan.in.copy(staged_in,
-                 Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
-                        step.y.count, step.map.x.in.from(step.x.first), step.x.count),
-                 step.x.first - step.x.reach);
+    plan.in.copy<true>(
+        staged_in,
+        Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
+               step.y.count, step.map.x.in.from(step.x.first), step.x.count),
+        step.x.first - step.x.reach);
     plan.taps.copy(staged_taps,
                    Box<T>(kernel, 0, 1, sources.kernel, channels, sources.apart, step.map.y.tap.from(step.tap_y),
                           step.tap_rows(plan), step.map.x.tap.from(step.tap_x), step.tap_columns(plan)),

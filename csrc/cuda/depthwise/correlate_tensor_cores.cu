@@ -34,7 +34,12 @@ constexpr int kUnit = 8;   // columns: of a tile, and of a step along the band
 constexpr int kTiles = 8;  // of a warp
 constexpr int kMostUnits = 5;
 constexpr int kMostTaps = kMostUnits * kUnit - (kUnit - 1);  // whose band is that wide
-constexpr int64_t kSharedBytes = 44 << 10;
+
+// From a row of pixels to the next, in entries, where all of their channels lie next to each other.
+template <typename T>
+__host__ __device__ constexpr int pixel_pitch(int columns) {
+    return (columns + 1) * kVector<T>;
+}
 
 // How the work is cut.
 struct Plan {
@@ -44,14 +49,18 @@ struct Plan {
     // How many there are. An item's sum has a step for each block of taps of each term.
     int channel_groups, image_groups, tiles_y, tiles_x, out_phases, tap_blocks_y, tap_blocks_x, terms;
     Divisor by_tile_x, by_tile_y, by_channel_group, by_image_group, by_tap_block_x, by_tap_block_y;
-    bool stores_pairs;
-    Divisor by_image;
+    bool stores_pairs, by_pixels;
+    Divisor by_image, by_column;
     Staging in, taps;
 
     __host__ __device__ int steps() const { return tap_blocks_y * tap_blocks_x * terms; }
     __host__ __device__ int tile_columns() const { return tiles * kUnit; }
     // Behind the staged planes there is a row of zeros.
     __host__ __device__ int entries() const { return in.entries() + in.pitch() + taps.entries(); }
+    template <typename T>
+    int64_t bytes() const {
+        return int64_t{sizeof(T)} * (entries() + (by_pixels ? kRows * pixel_pitch<T>(tile_columns()) : 0));
+    }
     __host__ __device__ int64_t items() const {
         return int64_t{1} * channel_groups * image_groups * tiles_y * tiles_x * out_phases;
     }
@@ -78,19 +87,28 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     plan.units = ceil_div(plan.tap_columns + kUnit - 1, kUnit);
     plan.tap_rows = std::min(std::max(map.y.taps, 1), 64);
     const auto fits = [&] {
+        plan.by_pixels = channels_last && problem.multiplier == 1 && plan.channels == kVector<T> &&
+                         channels_at_once(in, plan.channels, problem.channels) > 1 &&
+                         channels_at_once(out, plan.channels, problem.channels) > 1;
         const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
         const int in_columns = (plan.tiles + plan.units) / 2 * 2 * kUnit;  // units are read in pairs
-        const int zeros = in_pieces && plan.tile_columns() >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
-        const int width = in_pieces && plan.tap_columns == map.x.taps
-                              ? widest_piece(in, map.x.in.first, map.x.in_extent) : 1;
-        plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, plan.channels, in_rows, in_columns, zeros, std::min(in_columns, copied),
-                                       width);
+        const int zeros =
+            in_pieces && plan.tile_columns() >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
+        Piece piece;
+        if (in_pieces && plan.tap_columns == map.x.taps) {
+            piece.columns = columns_at_once(in, map.x.in.first, map.x.in_extent);
+        }
+        if (plan.by_pixels) {
+            piece.channels = kVector<T>;
+        }
+        plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, plan.channels, in_rows, in_columns,
+                                       zeros, std::min(in_columns, copied), piece, plan.warps * kWarp);
         // Twice, with zeros around.
-        plan.taps = Staging::room_for<T>(Staging::Neighbours::images, 2, plan.channels, plan.tap_rows, (plan.units + 1) * kUnit, 0,
-                                         plan.tap_columns, 1);
+        plan.taps = Staging::room_for<T>(Staging::Neighbours::images, 2, plan.channels, plan.tap_rows,
+                                         (plan.units + 1) * kUnit, 0, plan.tap_columns, Piece{}, plan.warps * kWarp);
         plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
         plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
-        return plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes &&
+        return plan.bytes<T>() <= shared_bytes / (channels_last ? 2 : 4) &&
                (plan.steps() == 1 || plan.tile_rows * plan.images <= kRows * (plan.warps / plan.channels));
     };
     while (!fits()) {
@@ -109,6 +127,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
         }
     }
     plan.by_image = Divisor(plan.images);
+    plan.by_column = Divisor(plan.tile_columns());
     plan.channel_groups = ceil_div(problem.channels_made(role), plan.channels);
     plan.image_groups = ceil_div(problem.images, plan.images);
     plan.tiles_y = ceil_div(rows, plan.tile_rows);
@@ -120,7 +139,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
     plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
     plan.out_phases = role == Role::forward ? 1 : problem.phases();
-    plan.stores_pairs = in_pieces && widest_piece(out, map.x.out.first, map.x.outputs) > 1;
+    plan.stores_pairs = in_pieces && columns_at_once(out, map.x.out.first, map.x.outputs) > 1;
     return plan;
 }
 
@@ -174,7 +193,7 @@ __device__ void add_products(float (&sums)[kTiles][4], const T* row, const T* ba
         // Units that were loaded together are multiplied together, others alone.
 #pragma unroll
         for (int u = 0; u < units; ++u) {
-            const uint32_t(&in)[4] = inputs[(tile + u) / 2];
+            const uint32_t (&in)[4] = inputs[(tile + u) / 2];
             const bool is_second = (tile + u) % 2 == 1;
             if (!is_second && u + 1 < units) {
                 const uint32_t b[2] = {bands[u], bands[u + 1]};
@@ -189,17 +208,9 @@ __device__ void add_products(float (&sums)[kTiles][4], const T* row, const T* ba
 
 // A lane has two neighbouring columns of two of the 16 rows, 8 apart, which are numbered from `first` on.
 template <typename T>
-__device__ void store(Role role, const Problem& problem, const Plan& plan, const Item& item, int first, int slot,
-                      const float (&sums)[kTiles][4], const Planes<T>& out, const T* bias) {
-    struct alignas(2 * sizeof(T)) Pair {
-        T at[2];
-    };
+__device__ void store(const Problem& problem, const Plan& plan, const PlaneMap& map, const Item& item, int first,
+                      int channel, const float (&sums)[kTiles][4], const Planes<T>& out, const T* bias) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    const PlaneMap map(role, problem, item.phase);
-    const int channel = item.channel + slot;
-    if (channel >= problem.channels_made(role)) {
-        return;
-    }
     const float added = bias != nullptr ? static_cast<float>(bias[channel]) : 0.0f;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -211,26 +222,65 @@ __device__ void store(Role role, const Problem& problem, const Plan& plan, const
         T* const to = out.plane(item.image + image, channel) + map.y.out[item.y + row] * out.stride[1];
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-            const int x = item.x + tile * kUnit + lane % 4 * 2;
-            const Pair two{{static_cast<T>(sums[tile][half * 2] + added),
-                            static_cast<T>(sums[tile][half * 2 + 1] + added)}};
-            if (tile >= plan.tiles || x >= map.x.outputs) {
-                continue;
+            if (tile >= plan.tiles) {
+                break;
             }
+            const int x = item.x + tile * kUnit + lane % 4 * 2;
+            const Vector<T, 2> two{static_cast<T>(sums[tile][half * 2] + added),
+                                   static_cast<T>(sums[tile][half * 2 + 1] + added)};
             if (plan.stores_pairs) {
-                *reinterpret_cast<Pair*>(to + map.x.out[x]) = two;
+                if (x < map.x.outputs) {
+                    *reinterpret_cast<Vector<T, 2>*>(to + map.x.out[x]) = two;
+                }
             } else {
-                to[map.x.out[x] * out.stride[2]] = two.at[0];
-                if (x + 1 < map.x.outputs) {
-                    to[map.x.out[x + 1] * out.stride[2]] = two.at[1];
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    if (x + c < map.x.outputs) {
+                        to[map.x.out[x + c] * out.stride[2]] = two.at[c];
+                    }
                 }
             }
         }
     }
 }
 
-// All threads of a block copy what a step reads.
+// The same where channels lie next to each other, which warps make: through shared memory, in which a pixel's channels
+// become a vector.
 template <typename T>
+__device__ void store_pixels(const Problem& problem, const Plan& plan, const PlaneMap& map, const Item& item, int first,
+                             int slot, const float (&sums)[kTiles][4], T* pixels, const Planes<T>& out, const T* bias) {
+    constexpr int channels = kVector<T>;
+    const int columns = plan.tile_columns();
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const float added = bias != nullptr ? static_cast<float>(bias[item.channel + slot]) : 0.0f;
+    __syncthreads();  // the last ones have been read
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+        if (tile >= plan.tiles) {
+            break;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int row = lane / 4 + i / 2 * 8, column = tile * kUnit + lane % 4 * 2 + i % 2;
+            pixels[row * pixel_pitch<T>(columns) + column * channels + slot] = static_cast<T>(sums[tile][i] + added);
+        }
+    }
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < kRows * columns; i += static_cast<int>(blockDim.x)) {
+        int row = i;
+        const int column = plan.by_column.split_off(row), x = item.x + column;
+        const T* const pixel = pixels + row * pixel_pitch<T>(columns) + column * channels;
+        row += first;
+        const int image = plan.by_image.split_off(row), y = item.y + row;
+        if (item.image + image < problem.images && row < plan.tile_rows && y < map.y.outputs && x < map.x.outputs) {
+            *reinterpret_cast<Vector<T>*>(out.plane(item.image + image, item.channel) + map.y.out[y] * out.stride[1] +
+                                          map.x.out[x] * out.stride[2]) = load_vector(pixel);
+        }
+    }
+}
+
+// All threads of a block copy what a step reads.
+template <bool by_pixels, typename T>
 __device__ void stage(Role role, const Problem& problem, const Plan& plan, int index, int number,
                       const Planes<const T>& in, const Planes<const T>& kernel, T* staged_in, T* staged_taps) {
     const Item item(plan, opaque(index));
@@ -241,26 +291,29 @@ __device__ void stage(Role role, const Problem& problem, const Plan& plan, int i
     __syncthreads();  // what was staged has been read
     clear(staged_in, plan.entries());
     __syncthreads();
-    plan.in.copy(staged_in,
-                 Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
-                        step.y.count, step.map.x.in.from(step.x.first), step.x.count),
-                 step.x.first - step.x.reach);
-    const Box<T> taps(kernel, 0, 1, sources.kernel, channels, sources.apart, step.map.y.tap.from(step.tap_y),
-                      step.tap_rows(plan), step.map.x.tap.from(step.tap_x), step.tap_columns(plan));
-    for (int copy = 0; copy < 2; ++copy) {
-        plan.taps.copy(staged_taps + plan.taps.slot(copy, 0), taps, kUnit - 1 - copy);
-    }
+    plan.in.copy<by_pixels>(
+        staged_in,
+        Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
+               step.y.count, step.map.x.in.from(step.x.first), step.x.count),
+        step.x.first - step.x.reach);
+    // Twice, the second time one column further left.
+    Box<T> taps(kernel, 0, 1, sources.kernel, channels, sources.apart, step.map.y.tap.from(step.tap_y),
+                step.tap_rows(plan), step.map.x.tap.from(step.tap_x), step.tap_columns(plan));
+    taps.images = 2;
+    taps.image = 0;
+    plan.taps.copy(staged_taps, taps, kUnit - 1);
     copy_wait();
     __syncthreads();
 }
 
-template <int units, typename T>
+template <bool by_pixels, int units, typename T>
 __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
     correlate_bands_kernel(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel,
                            Planes<T> out, const T* bias) {
     T* const staged_in = shared_memory<T>();
     T* const zeros = staged_in + plan.in.entries();
     T* const staged_taps = zeros + plan.in.pitch();
+    T* const pixels = staged_taps + plan.taps.entries();
     const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
     const int slot = warp % plan.channels;
     // When matrices are loaded, this lane points to a row, and there to one of two units.
@@ -269,16 +322,17 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
     // column further left, so that any two neighbours are an aligned pair in one of the two.
     const int in_band = 2 * (lane % 4) - lane / 4 + kUnit - 1;
     const T* const own_taps = staged_taps + plan.taps.slot(in_band % 2, slot) + in_band - in_band % 2;
-
-    // Of an item with several steps, a warp makes one matrix; else several, one after the other, from what is staged.
     const int at_once = kRows * (plan.warps / plan.channels);
+
     for_each_item(static_cast<int>(plan.items()), [&](int index) {
         float sums[kTiles][4] = {};
         for (int number = 0; number < plan.steps(); ++number) {
-            stage(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
+            stage<by_pixels>(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
             const Item item(plan, index);
             const Step step(role, problem, plan, item, number);
+            const PlaneMap map(role, problem, item.phase);
             const int offset = step.y.reach - step.y.first, staged = step.y.count, tap_rows = step.tap_rows(plan);
+            // Of an item with several steps, a warp makes one matrix; else several, one after the other.
             for (int first = warp / plan.channels * kRows; first < plan.tile_rows * plan.images; first += at_once) {
                 // The rows of this warp's matrix, and the one that this lane points to.
                 const int first_row = plan.by_image.quotient(first);
@@ -292,16 +346,19 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
                 dispatch_count<1, kTiles>(plan.tiles, [&]<int tiles>() {
                     for (int t = begin; t < tap_rows && offset + first_row + t < staged; ++t) {
                         const bool is_staged = above + t >= 0 && above + t < staged;
-                        add_products<tiles, units>(sums,
-                                                   is_staged ? own_in + (above + t) * plan.in.pitch()
-                                                             : zeros + pointed_column,
-                                                   own_taps + t * plan.taps.pitch());
+                        add_products<tiles, units>(
+                            sums, is_staged ? own_in + (above + t) * plan.in.pitch() : zeros + pointed_column,
+                            own_taps + t * plan.taps.pitch());
                     }
                 });
                 if (number + 1 == plan.steps()) {
-                    store(role, problem, plan, item, first, slot, sums, out, bias);
+                    if constexpr (by_pixels) {
+                        store_pixels(problem, plan, map, item, first, slot, sums, pixels, out, bias);
+                    } else if (item.channel + slot < problem.channels_made(role)) {
+                        store(problem, plan, map, item, first, item.channel + slot, sums, out, bias);
+                    }
 #pragma unroll
-                    for (float(&tile)[4] : sums) {
+                    for (float (&tile)[4] : sums) {
                         tile[0] = tile[1] = tile[2] = tile[3] = 0;
                     }
                 }
@@ -317,19 +374,19 @@ bool correlate_by_tensor_cores(Role role, const Problem& problem, bool channels_
                                const Tensor& kernel, const Tensor& out, const T* bias) {
     const Planes<const T> in_planes(in), kernel_planes = Planes<const T>(kernel).transposed();
     const Planes<T> out_planes(out);
-    const Plan plan = make_plan<T>(role, problem, channels_last, in_planes, out_planes,
-                                   std::min(kSharedBytes, most_shared_bytes(in)));
+    const Plan plan = make_plan<T>(role, problem, channels_last, in_planes, out_planes, most_shared_bytes(in));
     if (plan.items() > kMostItems) {
         return false;
     }
     const Launcher launch(in);
     bool has_tensor_cores = false;
     dispatch_count<1, kMostUnits>(plan.units, [&]<int units>() {
-        has_tensor_cores = compiled_for(correlate_bands_kernel<units, T>) >= 80;
+        const auto kernel_of =
+            plan.by_pixels ? correlate_bands_kernel<true, units, T> : correlate_bands_kernel<false, units, T>;
+        has_tensor_cores = compiled_for(kernel_of) >= 80;
         if (has_tensor_cores) {
-            launch(correlate_bands_kernel<units, T>, plan.items(), plan.warps * kWarp,
-                   plan.entries() * static_cast<int64_t>(sizeof(T)), role, problem, plan, in_planes, kernel_planes,
-                   out_planes, bias);
+            launch(kernel_of, plan.items(), plan.warps * kWarp, plan.bytes<T>(), role, problem, plan, in_planes,
+                   kernel_planes, out_planes, bias);
         }
     });
     return has_tensor_cores;

@@ -32,8 +32,9 @@ std::optional<Problem> make_problem(const Tensor& input, const Tensor& kernel, c
     const auto axis = [&](size_t a) {
         const auto at = static_cast<int64_t>(a) + 2;
         all_fit = all_fit && arguments.stride[a] < kMost / 4096;
-        return AxisShape{narrow(input.size(at)), narrow(kernel.size(at)), narrow(arguments.batched_output_shape()[a + 2]),
-                         narrow(arguments.stride[a]), narrow(arguments.padding[a])};
+        return AxisShape{narrow(input.size(at)), narrow(kernel.size(at)),
+                         narrow(arguments.batched_output_shape()[a + 2]), narrow(arguments.stride[a]),
+                         narrow(arguments.padding[a])};
     };
     const Problem problem{axis(0), axis(1), static_cast<int>(input.size(0)), static_cast<int>(input.size(1)),
                           static_cast<int>(kernel.size(0) / std::max<int64_t>(input.size(1), 1))};
@@ -67,8 +68,8 @@ std::optional<Tensor> sum_kernel_gradient(const std::optional<Problem>& problem,
         return std::nullopt;
     }
     const int channels = problem->out_channels();
-    const auto chunks_wanted = static_cast<int>(ceil_div(kWantedBlocks, std::max(channels, 1)));
-    const int chunk = std::max(1, ceil_div(problem->images, chunks_wanted));
+    const auto chunks_wanted = static_cast<int>(kWantedBlocks / std::max(channels, 1));
+    const int chunk = std::max(1, ceil_div(problem->images, std::max(chunks_wanted, 1)));
     const Tensor chunks = empty({ceil_div(problem->images, chunk), kernel.size(0), kernel.size(2), kernel.size(3)},
                                 compute_dtype(input), input);
     const Tensor in = whole_planes(input), grad = whole_planes(grad_output);

@@ -95,12 +95,14 @@ struct Problem {
     __host__ __device__ int phases() const { return y.phases() * x.phases(); }
     __host__ __device__ int kernel_entries() const { return y.kernel * x.kernel; }
     // What the output of a role is made of: its channels, and how many correlations are added up for each.
-    __host__ __device__ int channels_made(Role role) const { return role == Role::grad_input ? channels : out_channels(); }
+    __host__ __device__ int channels_made(Role role) const {
+        return role == Role::grad_input ? channels : out_channels();
+    }
     __host__ __device__ int terms(Role role) const { return role == Role::grad_input ? multiplier : phases(); }
 };
 
-// Which planes go into one term of an output's channel, and those of its neighbours, `apart` further on each. (A channel
-// of input that goes into several of the output has no such neighbours.)
+// Which planes go into one term of an output's channel, and those of its neighbours, `apart` further on each. (A
+// channel of input that goes into several of the output has no such neighbours.)
 struct Sources {
     int in, kernel, apart;
 

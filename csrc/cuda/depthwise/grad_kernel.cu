@@ -50,7 +50,7 @@ template <typename T>
 Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, const Planes<const T>& grad,
                int64_t shared_bytes) {
     const PlaneMap map(Role::grad_kernel, problem, 0);  // no phase has more outputs
-    const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
+    const bool in_pieces = problem.x.stride == 1;       // else the phases' rows start anywhere
     Plan plan{};
     plan.chunk = chunk;
     plan.chunks = ceil_div(problem.images, chunk);
@@ -65,14 +65,16 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
         const int zeros = in_pieces && plan.tile_columns >= map.x.taps && plan.tap_columns == map.x.outputs
                               ? map.x.inside().begin
                               : 0;
-        plan.grad = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, plan.tile_rows, plan.tile_columns, 0,
-                                         std::min(plan.tile_columns, map.x.taps),
-                                         widest_piece(grad, map.x.tap.first, map.x.taps));
+        plan.grad =
+            Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, plan.tile_rows, plan.tile_columns, 0,
+                                 std::min(plan.tile_columns, map.x.taps),
+                                 Piece{columns_at_once(grad, map.x.tap.first, map.x.taps)}, plan.tap_rows * kWarp);
         plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, in_rows, in_columns, zeros,
                                        std::min(in_columns, ceil_div(map.x.in_extent, map.x.in.step)),
                                        in_pieces && plan.tap_columns == map.x.outputs
-                                           ? widest_piece(in, map.x.in.first, map.x.in_extent)
-                                           : 1);
+                                           ? Piece{columns_at_once(in, map.x.in.first, map.x.in_extent)}
+                                           : Piece{},
+                                       plan.tap_rows * kWarp);
         return plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes;
     };
     while (!fits()) {
@@ -173,8 +175,8 @@ __device__ void stage(const Problem& problem, const Plan& plan, int index, int n
     const Item item(plan, opaque(index));
     const Step<T> step(problem, plan, item, number);
     __syncthreads();  // what was staged has been read
-    if (plan.by_image_group.is_multiple(number)) {  // else the last step has copied to the same places
-        clear(staged_grad, plan.entries());
+    if (plan.by_image_group.is_multiple(number) || step.images < plan.images) {
+        clear(staged_grad, plan.entries());  // else the last step has copied to the same places
         __syncthreads();
     }
     plan.grad.copy(staged_grad,
@@ -183,8 +185,7 @@ __device__ void stage(const Problem& problem, const Plan& plan, int index, int n
                    0);
     plan.in.copy(staged_in,
                  Box<T>(in, step.image, step.images, item.channel / problem.multiplier, 1, 1,
-                        step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first),
-                        step.x.count),
+                        step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first), step.x.count),
                  step.x.first - step.x.reach);
     copy_wait();
     __syncthreads();
@@ -229,11 +230,9 @@ __global__ void __launch_bounds__(kMostTapRows* kWarp, window * sizeof(T) <= 20 
                 int row = pair;
                 const int image = plan.by_image.split_off(row);
                 row += begin;
-                if (image < step.images) {
-                    add_row<window>(sums, staged_grad + plan.grad.slot(image, 0) + row * plan.grad.pitch(),
-                                    staged_in + plan.in.slot(image, 0) + (above + row) * plan.in.pitch(),
-                                    step.tile_columns(plan));
-                }
+                add_row<window>(sums, staged_grad + plan.grad.slot(image, 0) + row * plan.grad.pitch(),
+                                staged_in + plan.in.slot(image, 0) + (above + row) * plan.in.pitch(),
+                                plan.tile_columns);
             }
         }
         store(problem, plan, opaque(index), sums, chunks);
@@ -246,15 +245,16 @@ template <typename T>
 bool sum_kernel_gradient(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
                          const Tensor& chunks) {
     const Planes<const T> in_planes(in), grad_planes(grad);
-    const Plan plan = make_plan<T>(problem, chunk, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
+    const Plan plan =
+        make_plan<T>(problem, chunk, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
     if (plan.items(problem) > kMostItems) {
         return false;
     }
     const Launcher launch(in);
     dispatch_count<1, kMostWindow>(ceil_div(plan.tap_columns - 1, kVector<T>) + 1, [&]<int window>() {
         launch(grad_kernel_kernel<window, T>, plan.items(problem), plan.tap_rows * kWarp,
-               plan.entries() * static_cast<int64_t>(sizeof(T)), problem, plan, in_planes,
-               grad_planes, static_cast<T*>(chunks.mutable_data_ptr()));
+               plan.entries() * static_cast<int64_t>(sizeof(T)), problem, plan, in_planes, grad_planes,
+               static_cast<T*>(chunks.mutable_data_ptr()));
     });
     return true;
 }

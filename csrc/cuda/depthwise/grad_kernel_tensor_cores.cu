@@ -6,8 +6,8 @@
 //     D[x, i] = sum over rows y of grad_output[y, x] * in[y + j, i]
 //
 // with mma.m16n8k16, whose sums run over 16 pairs of a row and an image. D's entries (x, x + i) for every x belong to
-// tap i, so that D may be summed over all columns of the plane too; the band is added up at the end. With 17 taps, 17 of
-// 32 columns of D are of use.
+// tap i, so that D may be summed over all columns of the plane too; the band is added up at the end. With 17 taps, 17
+// of 32 columns of D are of use.
 //
 //      grad_output, transposed       input, row y + j         D
 //      [ g g g ... 16 pairs ]        [ i i i i i ]            [ \ \ \       ]
@@ -30,7 +30,7 @@ namespace dcls::cuda {
 namespace {
 
 constexpr int kTapRows = 3;  // of a warp
-constexpr int kMostWarps = 11;
+constexpr int kMostWarps = 6;
 constexpr int kPairs = 16;    // that a multiplication adds up
 constexpr int kColumns = 16;  // of grad_output: rows of D
 constexpr int kTile = 8;      // columns of D
@@ -54,9 +54,7 @@ struct Plan {
     // Behind the staged planes there is a row of zeros; the bands of all warps take their place at the end.
     __host__ __device__ int zeros() const { return grad.entries() + in.entries(); }
     __host__ __device__ int entries() const { return zeros() + std::max(grad.pitch(), in.pitch()); }
-    int64_t bytes() const {
-        return std::max<int64_t>(2 * entries(), int64_t{4} * warps * kColumns * band_pitch());
-    }
+    int64_t bytes() const { return std::max<int64_t>(2 * entries(), int64_t{4} * warps * kColumns * band_pitch()); }
     __host__ __device__ int64_t items(const Problem& problem) const {
         return int64_t{1} * chunks * problem.out_channels() * phases * tap_blocks_y * tap_blocks_x;
     }
@@ -66,7 +64,7 @@ template <typename T>
 Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, const Planes<const T>& grad,
                int64_t shared_bytes) {
     const PlaneMap map(Role::grad_kernel, problem, 0);  // no phase has more outputs
-    const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
+    const bool in_pieces = problem.x.stride == 1;       // else the phases' rows start anywhere
     Plan plan{};
     plan.chunk = chunk;
     plan.chunks = ceil_div(problem.images, chunk);
@@ -83,14 +81,15 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
         const int zeros = in_pieces && plan.tile_columns >= map.x.taps && plan.tap_columns == map.x.outputs
                               ? map.x.inside().begin
                               : 0;
-        plan.grad = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, plan.tile_rows, plan.tile_columns, 0,
-                                         std::min(plan.tile_columns, map.x.taps),
-                                         widest_piece(grad, map.x.tap.first, map.x.taps));
+        plan.grad = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, plan.tile_rows, plan.tile_columns,
+                                         0, std::min(plan.tile_columns, map.x.taps),
+                                         Piece{columns_at_once(grad, map.x.tap.first, map.x.taps)}, plan.warps * kWarp);
         plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, in_rows, in_columns, zeros,
                                        std::min(in_columns, ceil_div(map.x.in_extent, map.x.in.step)),
                                        in_pieces && plan.tap_columns == map.x.outputs
-                                           ? widest_piece(in, map.x.in.first, map.x.in_extent)
-                                           : 1);
+                                           ? Piece{columns_at_once(in, map.x.in.first, map.x.in_extent)}
+                                           : Piece{},
+                                       plan.warps * kWarp);
         return plan.entries() * int64_t{2} <= shared_bytes;
     };
     while (!fits()) {
@@ -163,21 +162,28 @@ __device__ void add_products(float (&sums)[kTapRows][tiles][4], const T* grad, c
         uint32_t a[4];
         load_matrices<true>(a, grad + x);
 #pragma unroll
-        for (int j = 0; j < kTapRows; ++j) {
+        for (int tile = 0; tile < tiles; tile += 2) {
+            const int first = x + tile * kTile, second = first + kTile;
+            if (second + kTile <= valid.begin || first >= valid.end) {  // the same for all threads
+                continue;
+            }
+            uint32_t both[kTapRows][4];
 #pragma unroll
-            for (int tile = 0; tile < tiles; tile += 2) {
-                const int first = x + tile * kTile;
-                if (first + 2 * kTile <= valid.begin || first >= valid.end) {  // the same for all threads
-                    continue;
+            for (int j = 0; j < kTapRows; ++j) {
+                load_matrices<true>(both[j], in[j] + first);
+            }
+            if (second > valid.begin) {
+#pragma unroll
+                for (int j = 0; j < kTapRows; ++j) {
+                    const uint32_t b[2] = {both[j][0], both[j][1]};
+                    multiply_add<T>(sums[j][tile], a, b);
                 }
-                uint32_t four[4];
-                load_matrices<true>(four, in[j] + first);
-                const uint32_t left[2] = {four[0], four[1]}, right[2] = {four[2], four[3]};
-                if (first + kTile > valid.begin) {
-                    multiply_add<T>(sums[j][tile], a, left);
-                }
-                if (tile + 1 < tiles && first + kTile < valid.end) {
-                    multiply_add<T>(sums[j][tile + 1], a, right);
+            }
+            if (tile + 1 < tiles && second < valid.end) {
+#pragma unroll
+                for (int j = 0; j < kTapRows; ++j) {
+                    const uint32_t b[2] = {both[j][2], both[j][3]};
+                    multiply_add<T>(sums[j][tile + 1], a, b);
                 }
             }
         }
@@ -191,8 +197,8 @@ __device__ void stage(const Problem& problem, const Plan& plan, int index, int n
     const Item item(plan, opaque(index));
     const Step step(problem, plan, item, number);
     __syncthreads();  // what was staged has been read
-    if (plan.by_image_group.is_multiple(number)) {  // else the last step has copied to the same places
-        clear(staged_grad, plan.entries());
+    if (plan.by_image_group.is_multiple(number) || step.images < plan.images) {
+        clear(staged_grad, plan.entries());  // else the last step has copied to the same places
         __syncthreads();
     }
     plan.grad.copy(staged_grad,
@@ -201,8 +207,7 @@ __device__ void stage(const Problem& problem, const Plan& plan, int index, int n
                    0);
     plan.in.copy(staged_in,
                  Box<T>(in, step.image, step.images, item.channel / problem.multiplier, 1, 1,
-                        step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first),
-                        step.x.count),
+                        step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first), step.x.count),
                  step.x.first - step.x.reach);
     copy_wait();
     __syncthreads();
@@ -245,7 +250,7 @@ __device__ void store(const Problem& problem, const Plan& plan, int index, const
 }
 
 template <int tiles, typename T>
-__global__ void __launch_bounds__(kMostWarps* kWarp)
+__global__ void __launch_bounds__(kMostWarps* kWarp, tiles <= 4 ? 3 : 2)
     grad_kernel_bands_kernel(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, float* chunks) {
     T* const staged_grad = shared_memory<T>();
     T* const staged_in = staged_grad + plan.grad.entries();
@@ -273,16 +278,14 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
                 int image = plan.by_image.split_off(row);
                 row += begin;
                 const T* const own_grad =
-                    image < step.images && row < end
-                        ? staged_grad + plan.grad.slot(image, 0) + row * plan.grad.pitch() + grad_column
-                        : zeros;
+                    row < end ? staged_grad + plan.grad.slot(image, 0) + row * plan.grad.pitch() + grad_column : zeros;
                 row = pair + in_pair;
                 image = plan.by_image.split_off(row);
                 row += above + begin;
                 const T* own_in[kTapRows];
 #pragma unroll
                 for (int j = 0; j < kTapRows; ++j) {
-                    own_in[j] = (image < step.images && row + j >= 0 && row + j < step.y.count
+                    own_in[j] = (row + j >= 0 && row + j < step.y.count
                                      ? staged_in + plan.in.slot(image, 0) + (row + j) * plan.in.pitch()
                                      : zeros) +
                                 in_column;
@@ -300,7 +303,8 @@ template <typename T>
 bool sum_kernel_gradient_by_tensor_cores(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
                                          const Tensor& chunks) {
     const Planes<const T> in_planes(in), grad_planes(grad);
-    const Plan plan = make_plan<T>(problem, chunk, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
+    const Plan plan =
+        make_plan<T>(problem, chunk, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
     if (plan.items(problem) > kMostItems) {
         return false;
     }
@@ -309,8 +313,8 @@ bool sum_kernel_gradient_by_tensor_cores(const Problem& problem, int chunk, cons
     dispatch_count<2, kMostTiles>(plan.tiles, [&]<int tiles>() {
         has_tensor_cores = compiled_for(grad_kernel_bands_kernel<tiles, T>) >= 80;
         if (has_tensor_cores) {
-            launch(grad_kernel_bands_kernel<tiles, T>, plan.items(problem), plan.warps * kWarp, plan.bytes(), problem, plan,
-                   in_planes, grad_planes, static_cast<float*>(chunks.mutable_data_ptr()));
+            launch(grad_kernel_bands_kernel<tiles, T>, plan.items(problem), plan.warps * kWarp, plan.bytes(), problem,
+                   plan, in_planes, grad_planes, static_cast<float*>(chunks.mutable_data_ptr()));
         }
     });
     return has_tensor_cores;

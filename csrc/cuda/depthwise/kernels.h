@@ -8,8 +8,8 @@
 
 namespace dcls::cuda {
 
-// The output (with the bias, which may be null) or the gradient of the input: in float32 and float64, and in half types.
-// False where a kernel cannot: then nothing was launched.
+// The output (with the bias, which may be null) or the gradient of the input: in float32 and float64, and in half
+// types. False where a kernel cannot: then nothing was launched.
 template <typename T>
 bool correlate(Role role, const Problem& problem, bool channels_last, const Tensor& in, const Tensor& kernel,
                const Tensor& out, const T* bias);
@@ -19,8 +19,7 @@ bool correlate_by_tensor_cores(Role role, const Problem& problem, bool channels_
 
 // The gradient of the kernel, in the compute dtype: chunks (chunk of images, out channel, *kernel), to be added up.
 template <typename T>
-bool sum_kernel_gradient(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
-                         const Tensor& chunks);
+bool sum_kernel_gradient(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad, const Tensor& chunks);
 template <typename T>
 bool sum_kernel_gradient_by_tensor_cores(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
                                          const Tensor& chunks);

@@ -68,11 +68,11 @@ struct Box {
 // The most entries, as a power of two and 16 bytes at most, that can be read or written at once along rows of planes:
 // rows of `extent` entries, from entry `first` on.
 template <typename T>
-int widest_piece(const Planes<T>& planes, int first, int extent) {
+int columns_at_once(const Planes<T>& planes, int first, int extent) {
     int width = planes.stride[2] == 1 ? kVector<T> : 1;
     const std::array<int64_t, 6> multiples{
-        planes.image, planes.channel, planes.stride[1], first, extent,
-        static_cast<int64_t>(reinterpret_cast<uintptr_t>(planes.data) / sizeof(T))};
+        planes.image, planes.channel, planes.stride[1],
+        first,        extent,         static_cast<int64_t>(reinterpret_cast<uintptr_t>(planes.data) / sizeof(T))};
     for (const int64_t multiple : multiples) {
         while (multiple % width != 0) {
             width /= 2;
@@ -81,44 +81,59 @@ int widest_piece(const Planes<T>& planes, int first, int extent) {
     return width;
 }
 
+// The same for entries of a pixel, of whose channels a block takes `channels`.
+template <typename T>
+int channels_at_once(const Planes<T>& planes, int channels, int of_channels) {
+    bool whole = planes.channel == 1 && channels % kVector<T> == 0 && of_channels % channels == 0;
+    const std::array<int64_t, 4> multiples{planes.image, planes.stride[1], planes.stride[2],
+                                           static_cast<int64_t>(reinterpret_cast<uintptr_t>(planes.data) / sizeof(T))};
+    for (const int64_t multiple : multiples) {
+        whole = whole && multiple % kVector<T> == 0;
+    }
+    return whole ? kVector<T> : 1;
+}
+
+// What is copied to shared memory at once: entries of a row, or of a pixel's channels, which go to a slot each.
+struct Piece {
+    int columns = 1, channels = 1;
+};
+
 // Room for a box in shared memory. How it is filled does not depend on what is in it.
 class Staging {
  public:
-    Staging() = default;
-
     // Which slots eight neighbouring threads read the same column of: of as many channels as there are, or of as many
     // images as there are and else of neighbouring rows.
     enum class Neighbours { channels, images };
 
-    // Rows have room for `columns` entries. The first `zeros` of them are always zero, if that is positive, and not more
-    // than `copied` of the others are copied, `width` at a time.
+    Staging() = default;
+
+    // Rows have room for `columns` entries. The first `zeros` of them are always zero, if that is positive, and not
+    // more than `copied` of the others are copied, a piece at a time, by a block of `threads`.
     template <typename T>
     static Staging room_for(Neighbours neighbours, int images, int channels, int rows, int columns, int zeros,
-                            int copied, int width) {
+                            int copied, Piece piece, int threads) {
         Staging s;
-        s.behind_ = std::max(zeros, 0) / kVector<T> * kVector<T>;
-        const int pitch = ceil_div(columns - s.behind_, kVector<T>) | 1;  // vectors
-        s.pitch_ = pitch * kVector<T>;
+        const int behind = std::max(zeros, 0) / kVector<T> * kVector<T>;
+        const int pitch = ceil_div(columns - behind, kVector<T>) | 1;  // vectors
         // Vectors for `least` at least, of which eight times `step` fill all banks.
-        const auto apart = [](int least, int step) {
-            return least + (step - least % 8 + 8) % 8;
-        };
-        const int of_slot = rows * pitch;
+        const auto apart = [](int least, int step) { return least + (step - least % 8 + 8) % 8; };
+        s.pitch_ = pitch * kVector<T>;
         if (neighbours == Neighbours::channels) {
-            s.channel_ = apart(of_slot, 1) * kVector<T>;
+            s.channel_ = apart(rows * pitch, 1) * kVector<T>;
             s.image_ = channels * s.channel_;
-            s.entries_ = images * s.image_ + s.behind_;
         } else {
-            const int image = apart(of_slot, std::max(8 / images, 1) * pitch % 8);
+            const int image = apart(rows * pitch, std::max(8 / images, 1) * pitch % 8);
             s.image_ = image * kVector<T>;
             s.channel_ = apart(images * image, 1) * kVector<T>;
-            s.entries_ = channels * s.channel_ + s.behind_;
         }
-        s.width_ = width;
-        const int pieces = ceil_div(std::max(copied, 1), width);
-        s.pieces_ = channels * rows * pieces;
-        s.by_channel_ = Divisor(channels);
-        s.by_piece_ = Divisor(pieces);
+        s.entries_ = std::max(images * s.image_, channels * s.channel_) + behind;
+        s.piece_ = piece;
+        s.by_channel_ = Divisor(channels / piece.channels);
+        s.by_column_ = Divisor(ceil_div(std::max(copied, 1), piece.columns));
+        s.pieces_ = std::max(channels / piece.channels * rows * ceil_div(std::max(copied, 1), piece.columns), 1);
+        s.at_once_ = std::min(s.pieces_, threads);
+        s.sharing_ = threads / s.at_once_;
+        s.by_at_once_ = Divisor(s.at_once_);
         return s;
     }
 
@@ -127,72 +142,108 @@ class Staging {
     __host__ __device__ int entries() const { return entries_; }
 
     // All threads of a block start to copy a box to rows 0, 1, ... and columns first_column, ... of every slot;
-    // copy_wait() waits for what a thread has copied.
-    template <typename T>
+    // copy_wait() waits for what a thread has copied. Pieces of several channels take `channels`.
+    template <bool channels = false, typename T>
     __device__ void copy(T* to, const Box<T>& box, int first_column) const {
-        switch (width_ * sizeof(T)) {
+        to += first_column;
+        if constexpr (channels) {
+            if (piece_.channels > 1) {
+                return copy_batches<kVector<T>, 2>(to, box);
+            }
+        }
+        switch (piece_.columns * sizeof(T)) {
             case 16:
-                return copy_pieces<16 / sizeof(T)>(to + first_column, box);
+                return copy_rows<16 / sizeof(T)>(to, box);
             case 8:
-                return copy_pieces<8 / sizeof(T)>(to + first_column, box);
+                return copy_rows<8 / sizeof(T)>(to, box);
             case 4:
                 if constexpr (sizeof(T) <= 4) {
-                    return copy_pieces<4 / sizeof(T)>(to + first_column, box);
+                    return copy_rows<4 / sizeof(T)>(to, box);
                 }
                 break;
             default:
                 if constexpr (sizeof(T) < 4) {
-                    return copy_pieces<1>(to + first_column, box);
+                    return copy_batches<1, 4>(to, box);
                 }
         }
     }
 
  private:
-    // A thread finds where a piece of a row lies, and copies it for one image after the other. Where an image has fewer
+    // A thread's pieces: it finds where one lies, and takes it of one image after the other. Where an image has fewer
     // pieces than the block has threads, several threads share its images out.
-    template <int width, typename T>
-    __device__ void copy_pieces(T* to, const Box<T>& box) const {
-        const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-        const int at_once = std::min(pieces_, threads), sharing = threads / at_once;
-        const int first_image = thread / at_once;
-        if (first_image >= sharing) {
-            return;
+    template <typename T>
+    class Walk {
+     public:
+        int to = 0, from = 0;
+
+        __device__ Walk(const Staging& staging, const Box<T>& box)
+            : staging_(staging), box_(box), piece_(static_cast<int>(threadIdx.x)) {
+            const int remainder = staging.by_at_once_.split_off(piece_);
+            first_image_ = piece_;
+            piece_ = first_image_ < std::min(staging.sharing_, box.images) ? remainder : staging.pieces_;
+            find();
         }
-        for (int piece = thread - first_image * at_once; piece < pieces_; piece += at_once) {
-            int row = piece;
-            const int channel = by_channel_.split_off(row), column = by_piece_.split_off(row) * width;
-            if (channel < box.channels && row < box.rows && column < box.columns) {
-                copy_images<width>(to + slot(first_image, channel) + row * pitch_ + column, sharing * slot(1, 0),
-                                   box.first + (first_image * box.image + channel * box.channel + row * box.row +
-                                                column * box.column),
-                                   sharing * box.image, ceil_div(box.images - first_image, sharing));
+
+        __device__ bool is_at_end() const { return piece_ >= staging_.pieces_; }
+
+        __device__ void next() {
+            image_ += staging_.sharing_;
+            to += staging_.sharing_ * staging_.image_;
+            from += staging_.sharing_ * box_.image;
+            if (image_ >= box_.images) {
+                piece_ += staging_.at_once_;
+                find();
             }
+        }
+
+     private:
+        __device__ void find() {
+            for (; piece_ < staging_.pieces_; piece_ += staging_.at_once_) {
+                int row = piece_;
+                const int channel = staging_.by_channel_.split_off(row) * staging_.piece_.channels;
+                const int column = staging_.by_column_.split_off(row) * staging_.piece_.columns;
+                if (channel < box_.channels && row < box_.rows && column < box_.columns) {
+                    image_ = first_image_;
+                    to = staging_.slot(image_, channel) + row * staging_.pitch_ + column;
+                    from = image_ * box_.image + channel * box_.channel + row * box_.row + column * box_.column;
+                    return;
+                }
+            }
+        }
+
+        const Staging& staging_;
+        const Box<T>& box_;
+        int piece_, first_image_ = 0, image_ = 0;
+    };
+
+    template <int width, typename T>
+    __device__ void copy_rows(T* to, const Box<T>& box) const {
+        for (Walk<T> at(*this, box); !at.is_at_end(); at.next()) {
+            copy_async<width>(to + at.to, box.first + at.from);
         }
     }
 
-    // Copies a piece `count` times, the next `to_step` and `from_step` further on.
-    template <int width, typename T>
-    __device__ static void copy_images(T* to, int to_step, const T* from, int from_step, int count) {
-        if constexpr (width * sizeof(T) >= 4) {
-#pragma unroll 4
-            for (int i = 0; i < count; ++i) {
-                copy_async<width>(to + i * to_step, from + i * from_step);
-            }
-        } else {
-            // Nothing copies 16 bits by itself: several loads are under way before the first one is waited for.
-            constexpr int kBatch = 8;
-            for (int first = 0; first < count; first += kBatch) {
-                T loaded[kBatch];
+    // Through registers: several loads are under way before the first one is waited for.
+    template <int channels, int batch, typename T>
+    __device__ void copy_batches(T* to, const Box<T>& box) const {
+        for (Walk<T> at(*this, box); !at.is_at_end();) {
+            Vector<T, channels> loaded[batch];
+            int places[batch];
 #pragma unroll
-                for (int i = 0; i < kBatch; ++i) {
-                    if (first + i < count) {
-                        loaded[i] = from[(first + i) * from_step];
-                    }
+            for (int i = 0; i < batch; ++i) {
+                places[i] = -1;
+                if (!at.is_at_end()) {
+                    loaded[i] = load_vector<channels>(box.first + at.from);
+                    places[i] = at.to;
+                    at.next();
                 }
+            }
 #pragma unroll
-                for (int i = 0; i < kBatch; ++i) {
-                    if (first + i < count) {
-                        to[(first + i) * to_step] = loaded[i];
+            for (int i = 0; i < batch; ++i) {
+                if (places[i] >= 0) {
+#pragma unroll
+                    for (int c = 0; c < channels; ++c) {
+                        to[places[i] + c * channel_] = loaded[i].at[c];
                     }
                 }
             }
@@ -200,9 +251,12 @@ class Staging {
     }
 
     int image_ = 0, channel_ = 0, pitch_ = 0;  // strides
-    int behind_ = 0, entries_ = 0, width_ = 1;
-    int pieces_ = 0;  // of all channels and rows of an image
-    Divisor by_channel_, by_piece_;
+    int entries_ = 0;
+    Piece piece_;
+    int pieces_ = 0;   // of all channels and rows of an image
+    int at_once_ = 0;  // of them
+    int sharing_ = 0;  // threads that share the images of a piece out
+    Divisor by_channel_, by_column_, by_at_once_;
 };
 
 }  // namespace dcls::cuda
