@@ -134,10 +134,10 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
     plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
     plan.terms = problem.terms(role);
-    plan.by_tile_x = Divisor(plan.tiles_x);
-    plan.by_tile_y = Divisor(plan.tiles_y);
-    plan.by_channel_group = Divisor(plan.channel_groups);
-    plan.by_image_group = Divisor(plan.image_groups);
+    plan.by_tile_x = Divisor(std::max(plan.tiles_x, 1));
+    plan.by_tile_y = Divisor(std::max(plan.tiles_y, 1));
+    plan.by_channel_group = Divisor(std::max(plan.channel_groups, 1));
+    plan.by_image_group = Divisor(std::max(plan.image_groups, 1));
     plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
     plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
     plan.out_phases = role == Role::forward ? 1 : problem.phases();

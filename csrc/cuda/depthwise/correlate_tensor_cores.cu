@@ -103,9 +103,11 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
         }
         plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, plan.channels, in_rows, in_columns,
                                        zeros, std::min(in_columns, copied), piece, plan.warps * kWarp);
-        // Twice, with zeros around.
+        // Twice, with zeros around, the second time one column further left: any two neighbours are an aligned pair in
+        // one of the copies.
         plan.taps = Staging::room_for<T>(Staging::Neighbours::images, 2, plan.channels, plan.tap_rows,
-                                         (plan.units + 1) * kUnit, 0, plan.tap_columns, Piece{}, plan.warps * kWarp);
+                                         (plan.units + 1) * kUnit, 0, plan.tap_columns, Piece{}, plan.warps * kWarp)
+                        .closer();
         plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
         plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
         return plan.bytes<T>() <= shared_bytes / (channels_last ? 2 : 4) &&
@@ -132,10 +134,10 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     plan.image_groups = ceil_div(problem.images, plan.images);
     plan.tiles_y = ceil_div(rows, plan.tile_rows);
     plan.tiles_x = ceil_div(columns, plan.tile_columns());
-    plan.by_tile_x = Divisor(plan.tiles_x);
-    plan.by_tile_y = Divisor(plan.tiles_y);
-    plan.by_channel_group = Divisor(plan.channel_groups);
-    plan.by_image_group = Divisor(plan.image_groups);
+    plan.by_tile_x = Divisor(std::max(plan.tiles_x, 1));
+    plan.by_tile_y = Divisor(std::max(plan.tiles_y, 1));
+    plan.by_channel_group = Divisor(std::max(plan.channel_groups, 1));
+    plan.by_image_group = Divisor(std::max(plan.image_groups, 1));
     plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
     plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
     plan.out_phases = role == Role::forward ? 1 : problem.phases();
@@ -296,7 +298,7 @@ __device__ void stage(Role role, const Problem& problem, const Plan& plan, int i
         Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
                step.y.count, step.map.x.in.from(step.x.first), step.x.count),
         step.x.first - step.x.reach);
-    // Twice, the second time one column further left.
+    // Twice.
     Box<T> taps(kernel, 0, 1, sources.kernel, channels, sources.apart, step.map.y.tap.from(step.tap_y),
                 step.tap_rows(plan), step.map.x.tap.from(step.tap_x), step.tap_columns(plan));
     taps.images = 2;
@@ -318,10 +320,9 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
     const int slot = warp % plan.channels;
     // When matrices are loaded, this lane points to a row, and there to one of two units.
     const int pointed = lane % kRows, pointed_column = lane / kRows * kUnit;
-    // This lane's part of a band: rows 2 (lane % 4) and the next of column lane / 4. The second copy of the taps is one
-    // column further left, so that any two neighbours are an aligned pair in one of the two.
+    // This lane's part of a band: rows 2 (lane % 4) and the next of column lane / 4.
     const int in_band = 2 * (lane % 4) - lane / 4 + kUnit - 1;
-    const T* const own_taps = staged_taps + plan.taps.slot(in_band % 2, slot) + in_band - in_band % 2;
+    const T* const own_taps = staged_taps + plan.taps.slot(in_band % 2, slot) + in_band;
     const int at_once = kRows * (plan.warps / plan.channels);
 
     for_each_item(static_cast<int>(plan.items()), [&](int index) {

@@ -116,8 +116,8 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
     plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
     plan.by_channel = Divisor(problem.out_channels());
     plan.by_chunk = Divisor(std::max(plan.chunks, 1));
-    plan.by_image_group = Divisor(plan.image_groups);
-    plan.by_tile_x = Divisor(plan.tiles_x);
+    plan.by_image_group = Divisor(std::max(plan.image_groups, 1));
+    plan.by_tile_x = Divisor(std::max(plan.tiles_x, 1));
     return plan;
 }
 
