@@ -285,7 +285,7 @@ __device__ void store_pixels(const Problem& problem, const Plan& plan, const Pla
 template <bool by_pixels, typename T>
 __device__ void stage(Role role, const Problem& problem, const Plan& plan, int index, int number,
                       const Planes<const T>& in, const Planes<const T>& kernel, T* staged_in, T* staged_taps) {
-    const Item item(plan, opaque(index));
+    const Item item(plan, index);
     const Step step(role, problem, plan, item, number);
     const Sources sources(role, problem, item.channel, step.term);
     const int channels = std::min(plan.channels, problem.channels_made(role) - item.channel);

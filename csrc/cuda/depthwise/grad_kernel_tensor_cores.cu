@@ -194,7 +194,7 @@ __device__ void add_products(float (&sums)[kTapRows][tiles][4], const T* grad, c
 template <typename T>
 __device__ void stage(const Problem& problem, const Plan& plan, int index, int number, const Planes<const T>& in,
                       const Planes<const T>& grad, T* staged_grad, T* staged_in) {
-    const Item item(plan, opaque(index));
+    const Item item(plan, index);
     const Step step(problem, plan, item, number);
     __syncthreads();  // what was staged has been read
     if (plan.by_image_group.is_multiple(number) || step.images < plan.images) {

@@ -134,6 +134,7 @@ class Staging {
         s.at_once_ = std::min(s.pieces_, threads);
         s.sharing_ = threads / s.at_once_;
         s.by_at_once_ = Divisor(s.at_once_);
+        s.by_sharing_ = Divisor(s.sharing_);
         return s;
     }
 
@@ -170,7 +171,7 @@ class Staging {
                 break;
             default:
                 if constexpr (sizeof(T) < 4) {
-                    return copy_batches<1, 4>(to, box);
+                    return box.images > 2 * sharing_ ? copy_images(to, box) : copy_batches<1, 4>(to, box);
                 }
         }
     }
@@ -195,12 +196,22 @@ class Staging {
 
         __device__ void next() {
             image_ += staging_.sharing_;
-            to += staging_.sharing_ * staging_.image_;
-            from += staging_.sharing_ * box_.image;
+            to += to_step();
+            from += from_step();
             if (image_ >= box_.images) {
-                piece_ += staging_.at_once_;
-                find();
+                next_piece();
             }
+        }
+
+        // The piece of the images to come, from where the walk is on.
+        __device__ int images() const {
+            return staging_.by_sharing_.quotient(box_.images - image_ + staging_.sharing_ - 1);
+        }
+        __device__ int to_step() const { return staging_.sharing_ * staging_.image_; }
+        __device__ int from_step() const { return staging_.sharing_ * box_.image; }
+        __device__ void next_piece() {
+            piece_ += staging_.at_once_;
+            find();
         }
 
      private:
@@ -225,12 +236,39 @@ class Staging {
 
     template <int width, typename T>
     __device__ void copy_rows(T* to, const Box<T>& box) const {
-        for (Walk<T> at(*this, box); !at.is_at_end(); at.next()) {
-            copy_async<width>(to + at.to, box.first + at.from);
+        for (Walk<T> at(*this, box); !at.is_at_end(); at.next_piece()) {
+            T* piece_to = to + at.to;
+            const T* piece_from = box.first + at.from;
+            const int images = at.images();
+#pragma unroll 2
+            for (int image = 0; image < images; ++image) {
+                copy_async<width>(piece_to, piece_from);
+                piece_to += at.to_step();
+                piece_from += at.from_step();
+            }
         }
     }
 
-    // Through registers: several loads are under way before the first one is waited for.
+    // Through registers: several loads are under way before the first one is waited for. Of one entry and several images,
+    // the last one more than once where there are not enough; or whatever is next.
+    template <typename T>
+    __device__ void copy_images(T* to, const Box<T>& box) const {
+        constexpr int batch = 4;
+        for (Walk<T> at(*this, box); !at.is_at_end(); at.next_piece()) {
+            const int last = at.images() - 1;
+            for (int first = 0; first <= last; first += batch) {
+                T loaded[batch];
+#pragma unroll
+                for (int i = 0; i < batch; ++i) {
+                    loaded[i] = box.first[at.from + std::min(first + i, last) * at.from_step()];
+                }
+#pragma unroll
+                for (int i = 0; i < batch; ++i) {
+                    to[at.to + std::min(first + i, last) * at.to_step()] = loaded[i];
+                }
+            }
+        }
+    }
     template <int channels, int batch, typename T>
     __device__ void copy_batches(T* to, const Box<T>& box) const {
         for (Walk<T> at(*this, box); !at.is_at_end();) {
@@ -263,7 +301,7 @@ class Staging {
     int pieces_ = 0;   // of all channels and rows of an image
     int at_once_ = 0;  // of them
     int sharing_ = 0;  // threads that share the images of a piece out
-    Divisor by_channel_, by_column_, by_at_once_;
+    Divisor by_channel_, by_column_, by_at_once_, by_sharing_;
 };
 
 }  // namespace dcls::cuda
