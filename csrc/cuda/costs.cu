@@ -13,7 +13,7 @@ double cost(Method method, const Convolution& convolution, Pass) {
     }
     switch (method) {
         case Method::direct:
-            return 4 * elements * touched * out_channels_per_group;  // a load from shared memory each
+            return 35 * elements * touched * out_channels_per_group;  // instructions a multiply-add
         case Method::im2col:
             return elements * (out_channels_per_group + 8 * touched);  // a bounded load from the cache each
         default:

@@ -31,6 +31,17 @@ __device__ inline int opaque(int value) {
     return value;
 }
 
+// threadIdx.x, read again: the compiler does not keep it in a register from one use to the next.
+__device__ inline int thread_index() {
+#ifdef __CUDACC__
+    int index;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+    return index;
+#else
+    return static_cast<int>(threadIdx.x);
+#endif
+}
+
 // cp.async: starts to copy an element to shared memory, or to write 0 there if `valid` is false, in which case `from`
 // is not read. It is there once copy_wait() has returned, and for other threads after a barrier behind that.
 template <typename T>

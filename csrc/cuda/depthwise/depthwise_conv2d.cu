@@ -58,9 +58,6 @@ bool correlate(Role role, const std::optional<Problem>& problem, const Tensor& i
     return done;
 }
 
-// A tensor whose planes lie in one piece each.
-Tensor whole_planes(const Tensor& tensor) { return is_channels_last(tensor) ? contiguous(tensor) : tensor; }
-
 // The gradient of the kernel in the compute dtype, or nothing where no kernel of ours can.
 std::optional<Tensor> sum_kernel_gradient(const std::optional<Problem>& problem, const Tensor& input,
                                           const Tensor& grad_output, const Tensor& kernel) {

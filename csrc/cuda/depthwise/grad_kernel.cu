@@ -196,25 +196,29 @@ template <int taps, typename T>
 __device__ void store(const Problem& problem, const Plan& plan, int index, const T (&sums)[taps], T* chunks) {
     const Item item(plan, index);
     const PlaneMap map(Role::grad_kernel, problem, item.phase);
-    const int tap_y = item.tap_y + static_cast<int>(threadIdx.x) / kWarp;
+    const int tap_y = item.tap_y + thread_index() / kWarp;
     T* const row = chunks + (int64_t{item.chunk} * problem.out_channels() + item.channel) * problem.kernel_entries() +
                    map.y.out[tap_y] * problem.x.kernel;
 #pragma unroll
     for (int i = 0; i < taps; ++i) {
         const T sum = warp_sum(sums[i]);
-        if (threadIdx.x % kWarp == 0 && tap_y < map.y.outputs && i < plan.tap_columns &&
+        if (thread_index() % kWarp == 0 && tap_y < map.y.outputs && i < plan.tap_columns &&
             item.tap_x + i < map.x.outputs) {
             row[map.x.out[item.tap_x + i]] = sum;
         }
     }
 }
 
+// Two blocks of 17 warps fill a multiprocessor, if a thread takes 56 registers. (Of a window of 4, nvcc would spill
+// some.)
 template <int window, typename T>
-__global__ void __launch_bounds__(kMostTapRows* kWarp, window * sizeof(T) <= 20 ? 2 : 1)
+constexpr int kBlocks = window * sizeof(T) <= 20 && window != 4 ? 2 : 1;
+
+template <int window, typename T>
+__global__ void __launch_bounds__(kMostTapRows* kWarp, kBlocks<window, T>)
     grad_kernel_kernel(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, T* chunks) {
     T* const staged_grad = shared_memory<T>();
     T* const staged_in = staged_grad + plan.grad.entries();
-    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
 
     for_each_item(static_cast<int>(plan.items(problem)), [&](int index) {
         T sums[taps_of<T>(window)] = {};
@@ -222,6 +226,7 @@ __global__ void __launch_bounds__(kMostTapRows* kWarp, window * sizeof(T) <= 20 
             stage(problem, plan, index, number, in, grad, staged_grad, staged_in);
             const Item item(plan, index);
             const Step<T> step(problem, plan, item, number);
+            const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
             // The tile's rows that meet a row of input at this warp's taps.
             const int above = step.y.reach + warp - step.y.first;
             const int begin = std::max(-above, 0), end = std::min(step.tile_rows(plan), step.y.count - above);

@@ -24,6 +24,9 @@ template <typename T>
 bool sum_kernel_gradient_by_tensor_cores(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
                                          const Tensor& chunks);
 
+// A tensor whose planes lie in one piece each: the same one, or a copy of one in channels_last.
+Tensor whole_planes(const Tensor& tensor);
+
 // Kernels number their pieces of work with an int.
 constexpr int64_t kMostItems = (int64_t{1} << 31) - 1;
 

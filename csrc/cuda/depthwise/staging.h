@@ -37,7 +37,7 @@ __device__ Vector<T> load_vector(const T* from) {
 // All threads of a block set entries, whole vectors of them, to zero.
 template <typename T>
 __device__ void clear(T* to, int entries) {
-    for (int i = static_cast<int>(threadIdx.x) * kVector<T>; i < entries;
+    for (int i = thread_index() * kVector<T>; i < entries;
          i += static_cast<int>(blockDim.x) * kVector<T>) {
         *reinterpret_cast<Vector<T>*>(to + i) = {};
     }
@@ -185,7 +185,7 @@ class Staging {
         int to = 0, from = 0;
 
         __device__ Walk(const Staging& staging, const Box<T>& box)
-            : staging_(staging), box_(box), piece_(static_cast<int>(threadIdx.x)) {
+            : staging_(staging), box_(box), piece_(thread_index()) {
             const int remainder = staging.by_at_once_.split_off(piece_);
             first_image_ = piece_;
             piece_ = first_image_ < std::min(staging.sharing_, box.images) ? remainder : staging.pieces_;
