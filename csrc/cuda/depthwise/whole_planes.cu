@@ -4,6 +4,7 @@
 // A block copies a tile of pixels x channels through shared memory, where it is transposed: neighbouring threads read
 // neighbouring channels and write neighbouring pixels. Bound by memory.
 #include "../../memory_format.h"
+#include "../divisor.h"
 #include "../dtypes.h"
 #include "../launch.h"
 #include "../ptx.h"
@@ -12,36 +13,47 @@
 namespace dcls::cuda {
 namespace {
 
-constexpr int kTile = 32;  // pixels and channels
-constexpr int kThreadRows = 8;
-constexpr int kThreads = kTile * kThreadRows;
-constexpr int kPitch = kTile + 1;
+constexpr int kTile = 64;  // pixels and channels
+constexpr int kThreads = 256, kRowThreads = 32, kRows = kThreads / kRowThreads;
+
+// So that a column of a tile is in as many banks as it has entries.
+template <typename T>
+constexpr int kPitch = kTile + (sizeof(T) == 2 ? 2 : 1);
+
+struct Work {
+    int items, channels, pixels;
+    Divisor by_channel_tile, by_pixel_tile;
+    int64_t image, pixel;  // strides
+};
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    transpose_kernel(int64_t images, int pixels, int channels, const T* from, T* to) {
+__global__ void __launch_bounds__(kThreads) transpose_kernel(Work work, const T* from, T* to) {
     T* const tile = shared_memory<T>();
-    const int x = thread_index() % kTile, y = thread_index() / kTile;
-    const int tiles_of_pixels = ceil_div(pixels, kTile), tiles_of_channels = ceil_div(channels, kTile);
-    for_each_item(images * tiles_of_pixels * tiles_of_channels, [&](int64_t index) {
-        const int first_channel = static_cast<int>(index % tiles_of_channels) * kTile;
-        index /= tiles_of_channels;
-        const int first_pixel = static_cast<int>(index % tiles_of_pixels) * kTile;
-        const int64_t image = index / tiles_of_pixels * pixels * channels;
+    const int x = thread_index() % kRowThreads, y = thread_index() / kRowThreads;
+    for_each_item(work.items, [&](int index) {
+        const int first_channel = work.by_channel_tile.split_off(index) * kTile;
+        const int first_pixel = work.by_pixel_tile.split_off(index) * kTile;
+        const int channels = work.channels - first_channel - y, pixels = work.pixels - first_pixel - x;  // left
+        const T* const source = from + index * work.image + (first_pixel + y) * work.pixel + first_channel + x;
         __syncthreads();  // the last tile has been read
 #pragma unroll
-        for (int row = y; row < kTile; row += kThreadRows) {
-            const int pixel = first_pixel + row, channel = first_channel + x;
-            if (pixel < pixels && channel < channels) {
-                tile[row * kPitch + x] = from[image + int64_t{pixel} * channels + channel];
+        for (int pixel = 0; pixel < kTile; pixel += kRows) {
+#pragma unroll
+            for (int channel = 0; channel < kTile; channel += kRowThreads) {
+                if (first_pixel + y + pixel < work.pixels && first_channel + x + channel < work.channels) {
+                    tile[(y + pixel) * kPitch<T> + x + channel] = source[pixel * work.pixel + channel];
+                }
             }
         }
         __syncthreads();
+        T* const target = to + (int64_t{index} * work.channels + first_channel + y) * work.pixels + first_pixel + x;
 #pragma unroll
-        for (int row = y; row < kTile; row += kThreadRows) {
-            const int pixel = first_pixel + x, channel = first_channel + row;
-            if (pixel < pixels && channel < channels) {
-                to[image + int64_t{channel} * pixels + pixel] = tile[x * kPitch + row];
+        for (int channel = 0; channel < kTile; channel += kRows) {
+#pragma unroll
+            for (int pixel = 0; pixel < kTile; pixel += kRowThreads) {
+                if (channel < channels && pixel < pixels) {
+                    target[int64_t{channel} * work.pixels + pixel] = tile[(x + pixel) * kPitch<T> + y + channel];
+                }
             }
         }
     });
@@ -53,12 +65,19 @@ Tensor whole_planes(const Tensor& tensor) {
     if (!is_channels_last(tensor)) {
         return tensor;
     }
+    const int64_t images = tensor.size(0), channels = tensor.size(1), pixels = tensor.size(2) * tensor.size(3);
+    const int64_t channel_tiles = ceil_div(channels, kTile), pixel_tiles = ceil_div(pixels, kTile);
+    if (tensor.stride(2) != tensor.size(3) * tensor.stride(3) || images * channel_tiles * pixel_tiles > kMostItems) {
+        return contiguous(tensor);
+    }
     const Tensor planes = empty(sizes(tensor), tensor.scalar_type(), tensor);
-    const auto pixels = static_cast<int>(tensor.size(2) * tensor.size(3)), channels = static_cast<int>(tensor.size(1));
     const Launcher launch(tensor);
     dispatch_dtype(tensor.scalar_type(), [&]<typename T>() {
-        launch(transpose_kernel<T>, tensor.size(0) * ceil_div(pixels, kTile) * ceil_div(channels, kTile), kThreads,
-               int64_t{kTile * kPitch * sizeof(T)}, tensor.size(0), pixels, channels,
+        launch(transpose_kernel<T>, images * channel_tiles * pixel_tiles, kThreads,
+               static_cast<int64_t>(kTile * kPitch<T> * sizeof(T)),
+               Work{static_cast<int>(images * channel_tiles * pixel_tiles), static_cast<int>(channels),
+                    static_cast<int>(pixels), Divisor(static_cast<int>(channel_tiles)),
+                    Divisor(static_cast<int>(pixel_tiles)), tensor.stride(0), tensor.stride(3)},
                static_cast<const T*>(tensor.const_data_ptr()), static_cast<T*>(planes.mutable_data_ptr()));
     });
     return planes;
