@@ -293,7 +293,7 @@ __device__ void stage(Role role, const Problem& problem, const Plan& plan, int i
     __syncthreads();  // what was staged has been read
     clear(staged_in, plan.entries());
     __syncthreads();
-    plan.in.copy<by_pixels>(
+    plan.in.copy<by_pixels ? 2 : 0>(
         staged_in,
         Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
                step.y.count, step.map.x.in.from(step.x.first), step.x.count),

@@ -2,7 +2,6 @@
 
 #include "../../aten_convolution.h"
 #include "../dtypes.h"
-#include "../tuning.h"
 #include "kernels.h"
 
 #include <algorithm>
@@ -58,27 +57,19 @@ bool correlate(Role role, const std::optional<Problem>& problem, const Tensor& i
     return done;
 }
 
-// The gradient of the kernel in the compute dtype, or nothing where no kernel of ours can.
-std::optional<Tensor> sum_kernel_gradient(const std::optional<Problem>& problem, const Tensor& input,
-                                          const Tensor& grad_output, const Tensor& kernel) {
-    if (!problem.has_value() || !fits(grad_output)) {
-        return std::nullopt;
-    }
-    const int channels = problem->out_channels();
-    const auto chunks_wanted = static_cast<int>(kWantedBlocks / std::max(channels, 1));
-    const int chunk = std::max(1, ceil_div(problem->images, std::max(chunks_wanted, 1)));
-    const Tensor chunks = empty({ceil_div(problem->images, chunk), kernel.size(0), kernel.size(2), kernel.size(3)},
-                                compute_dtype(input), input);
-    const Tensor in = whole_planes(input), grad = whole_planes(grad_output);
-    bool done = true;
+std::optional<Tensor> kernel_gradient(const std::optional<Problem>& problem, const Tensor& input,
+                                      const Tensor& grad_output) {
+    std::optional<Tensor> gradient;
     dispatch_dtype(input.scalar_type(), [&]<typename T>() {
-        if constexpr (sizeof(T) == 2) {
-            done = sum_kernel_gradient_by_tensor_cores<T>(*problem, chunk, in, grad, chunks);
-        } else {
-            done = sum_kernel_gradient<T>(*problem, chunk, in, grad, chunks);
+        if (problem.has_value() && fits(grad_output)) {
+            if constexpr (sizeof(T) == 2) {
+                gradient = kernel_gradient_by_tensor_cores<T>(*problem, input, grad_output);
+            } else {
+                gradient = kernel_gradient<T>(*problem, input, grad_output);
+            }
         }
     });
-    return done ? std::optional(sum_over(chunks, {0})) : std::nullopt;
+    return gradient;
 }
 
 }  // namespace
@@ -114,9 +105,9 @@ DenseGradients<Tensor> depthwise_conv2d_backward(const Tensor& grad_output, cons
         }
     }
     if (wanted.kernel) {
-        const std::optional<Tensor> sum = sum_kernel_gradient(problem, input, grad_output, kernel);
-        grad_kernel = sum.has_value() ? unsqueeze(cast(*sum, grad_kernel_dtype), 1)
-                                      : cast(by_aten({false, true, false}).kernel, grad_kernel_dtype);
+        const std::optional<Tensor> gradient = kernel_gradient(problem, input, grad_output);
+        grad_kernel = gradient.has_value() ? unsqueeze(cast(*gradient, grad_kernel_dtype), 1)
+                                           : cast(by_aten({false, true, false}).kernel, grad_kernel_dtype);
     }
     return {grad_input, grad_kernel, wanted.bias ? aten_bias_gradient(grad_output) : not_computed(dtype, input)};
 }

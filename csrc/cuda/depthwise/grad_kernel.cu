@@ -33,25 +33,26 @@ constexpr int taps_of(int window) {
 
 // How the work is cut.
 struct Plan {
-    int images, tap_rows, tap_columns, tile_rows, tile_columns;
+    int channels, images, tap_rows, tap_columns, tile_rows, tile_columns;
     int chunk;  // images
     // How many there are. An item's sum has a step for each group of images at each tile.
-    int chunks, tap_blocks_y, tap_blocks_x, phases, tiles_y, tiles_x, image_groups;
+    int chunks, channel_groups, tap_blocks_y, tap_blocks_x, phases, tiles_y, tiles_x, image_groups;
     Staging grad, in;
-    Divisor by_image, by_tap_block_x, by_tap_block_y, by_channel, by_chunk, by_image_group, by_tile_x;
+    Divisor by_image, by_tap_block_x, by_tap_block_y, by_channel_group, by_chunk, by_image_group, by_tile_x;
 
     __host__ __device__ int entries() const { return grad.entries() + in.entries(); }
-    __host__ __device__ int64_t items(const Problem& problem) const {
-        return int64_t{1} * chunks * problem.out_channels() * phases * tap_blocks_y * tap_blocks_x;
+    __host__ __device__ int64_t items() const {
+        return int64_t{1} * chunks * channel_groups * phases * tap_blocks_y * tap_blocks_x;
     }
 };
 
 template <typename T>
-Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, const Planes<const T>& grad,
+Plan make_plan(const Problem& problem, int chunk, int channels, const Planes<const T>& in, const Planes<const T>& grad,
                int64_t shared_bytes) {
     const PlaneMap map(Role::grad_kernel, problem, 0);  // no phase has more outputs
     const bool in_pieces = problem.x.stride == 1;       // else the phases' rows start anywhere
     Plan plan{};
+    plan.channels = channels;
     plan.chunk = chunk;
     plan.chunks = ceil_div(problem.images, chunk);
     plan.tap_rows = even_share(map.y.outputs, kMostTapRows);
@@ -65,13 +66,15 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
         const int zeros = in_pieces && plan.tile_columns >= map.x.taps && plan.tap_columns == map.x.outputs
                               ? map.x.inside().begin
                               : 0;
-        plan.grad =
-            Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, plan.tile_rows, plan.tile_columns, 0,
-                                 std::min(plan.tile_columns, map.x.taps),
-                                 Piece{columns_at_once(grad, map.x.tap.first, map.x.taps)}, plan.tap_rows * kWarp);
-        plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, in_rows, in_columns, zeros,
+        plan.grad = Staging::room_for<T>(
+            Staging::Neighbours::images, plan.images, channels, plan.tile_rows, plan.tile_columns, 0,
+            std::min(plan.tile_columns, map.x.taps),
+            channels > 1 ? Piece{1, channels} : Piece{columns_at_once(grad, map.x.tap.first, map.x.taps)},
+            plan.tap_rows * kWarp);
+        plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, channels, in_rows, in_columns, zeros,
                                        std::min(in_columns, ceil_div(map.x.in_extent, map.x.in.step)),
-                                       in_pieces && plan.tap_columns == map.x.outputs
+                                       channels > 1 ? Piece{1, channels}
+                                       : in_pieces && plan.tap_columns == map.x.outputs
                                            ? Piece{columns_at_once(in, map.x.in.first, map.x.in_extent)}
                                            : Piece{},
                                        plan.tap_rows * kWarp);
@@ -99,7 +102,8 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
     plan.phases = problem.phases();
     plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
     plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
-    plan.by_channel = Divisor(problem.out_channels());
+    plan.channel_groups = ceil_div(problem.out_channels(), plan.channels);
+    plan.by_channel_group = Divisor(plan.channel_groups);
     plan.by_chunk = Divisor(std::max(plan.chunks, 1));
     plan.by_image_group = Divisor(std::max(plan.image_groups, 1));
     plan.by_tile_x = Divisor(std::max(plan.tiles_x, 1));
@@ -113,7 +117,7 @@ struct Item {
     __device__ Item(const Plan& plan, int index) {
         tap_x = plan.by_tap_block_x.split_off(index) * plan.tap_columns;
         tap_y = plan.by_tap_block_y.split_off(index) * plan.tap_rows;
-        channel = plan.by_channel.split_off(index);
+        channel = plan.by_channel_group.split_off(index) * plan.channels;
         chunk = plan.by_chunk.split_off(index);
         phase = index;
     }
@@ -169,7 +173,7 @@ __device__ void add_row(T (&sums)[taps_of<T>(window)], const T* grad, const T* i
 }
 
 // All threads of a block copy what a step reads.
-template <typename T>
+template <bool by_pixels, typename T>
 __device__ void stage(const Problem& problem, const Plan& plan, int index, int number, const Planes<const T>& in,
                       const Planes<const T>& grad, T* staged_grad, T* staged_in) {
     const Item item(plan, index);
@@ -179,31 +183,33 @@ __device__ void stage(const Problem& problem, const Plan& plan, int index, int n
         clear(staged_grad, plan.entries());  // else the last step has copied to the same places
         __syncthreads();
     }
-    plan.grad.copy(staged_grad,
-                   Box<T>(grad, step.image, step.images, item.channel, 1, 1, step.map.y.tap.from(step.tile_y),
-                          step.tile_rows(plan), step.map.x.tap.from(step.tile_x), step.tile_columns(plan)),
-                   0);
-    plan.in.copy(staged_in,
-                 Box<T>(in, step.image, step.images, item.channel / problem.multiplier, 1, 1,
-                        step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first), step.x.count),
-                 step.x.first - step.x.reach);
+    plan.grad.copy<by_pixels ? 1 : 0>(
+        staged_grad,
+        Box<T>(grad, step.image, step.images, item.channel, plan.channels, 1, step.map.y.tap.from(step.tile_y),
+               step.tile_rows(plan), step.map.x.tap.from(step.tile_x), step.tile_columns(plan)),
+        0);
+    plan.in.copy<by_pixels ? 1 : 0>(
+        staged_in,
+        Box<T>(in, step.image, step.images, item.channel / problem.multiplier, plan.channels, 1,
+               step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first), step.x.count),
+        step.x.first - step.x.reach);
     copy_wait();
     __syncthreads();
 }
 
-// A warp adds up its lanes' sums; the first lane stores a row of taps.
-template <int taps, typename T>
+// The lanes of a warp that have the same channel add up their sums; the first of them stores a row of taps.
+template <int lanes, int taps, typename T>
 __device__ void store(const Problem& problem, const Plan& plan, int index, const T (&sums)[taps], T* chunks) {
     const Item item(plan, index);
     const PlaneMap map(Role::grad_kernel, problem, item.phase);
+    const int lane = thread_index() % kWarp, channel = item.channel + lane / lanes;
     const int tap_y = item.tap_y + thread_index() / kWarp;
-    T* const row = chunks + (int64_t{item.chunk} * problem.out_channels() + item.channel) * problem.kernel_entries() +
+    T* const row = chunks + (int64_t{item.chunk} * problem.out_channels() + channel) * problem.kernel_entries() +
                    map.y.out[tap_y] * problem.x.kernel;
 #pragma unroll
     for (int i = 0; i < taps; ++i) {
-        const T sum = warp_sum(sums[i]);
-        if (thread_index() % kWarp == 0 && tap_y < map.y.outputs && i < plan.tap_columns &&
-            item.tap_x + i < map.x.outputs) {
+        const T sum = warp_sum<lanes>(sums[i]);
+        if (lane % lanes == 0 && tap_y < map.y.outputs && i < plan.tap_columns && item.tap_x + i < map.x.outputs) {
             row[map.x.out[item.tap_x + i]] = sum;
         }
     }
@@ -214,57 +220,64 @@ __device__ void store(const Problem& problem, const Plan& plan, int index, const
 template <int window, typename T>
 constexpr int kBlocks = window * sizeof(T) <= 20 && window != 4 ? 2 : 1;
 
-template <int window, typename T>
+template <bool by_pixels, int window, typename T>
 __global__ void __launch_bounds__(kMostTapRows* kWarp, kBlocks<window, T>)
     grad_kernel_kernel(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, T* chunks) {
     T* const staged_grad = shared_memory<T>();
     T* const staged_in = staged_grad + plan.grad.entries();
+    constexpr int lanes = by_pixels ? kWarp / kVector<T> : kWarp;  // of a channel
 
-    for_each_item(static_cast<int>(plan.items(problem)), [&](int index) {
+    for_each_item(static_cast<int>(plan.items()), [&](int index) {
         T sums[taps_of<T>(window)] = {};
         for (int number = 0; number < plan.tiles_y * plan.tiles_x * plan.image_groups; ++number) {
-            stage(problem, plan, index, number, in, grad, staged_grad, staged_in);
+            stage<by_pixels>(problem, plan, index, number, in, grad, staged_grad, staged_in);
             const Item item(plan, index);
             const Step<T> step(problem, plan, item, number);
             const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
             // The tile's rows that meet a row of input at this warp's taps.
             const int above = step.y.reach + warp - step.y.first;
-            const int begin = std::max(-above, 0), end = std::min(step.tile_rows(plan), step.y.count - above);
+            const int begin = std::max(-above, 0), end = std::min(plan.tile_rows, step.y.count - above);
             // Pairs of a row and an image.
-            for (int pair = lane; pair < (end - begin) * plan.images; pair += kWarp) {
+            for (int pair = lane % lanes; pair < (end - begin) * plan.images; pair += lanes) {
                 int row = pair;
                 const int image = plan.by_image.split_off(row);
                 row += begin;
-                add_row<window>(sums, staged_grad + plan.grad.slot(image, 0) + row * plan.grad.pitch(),
-                                staged_in + plan.in.slot(image, 0) + (above + row) * plan.in.pitch(),
+                add_row<window>(sums, staged_grad + plan.grad.slot(image, lane / lanes) + row * plan.grad.pitch(),
+                                staged_in + plan.in.slot(image, lane / lanes) + (above + row) * plan.in.pitch(),
                                 plan.tile_columns);
             }
         }
-        store(problem, plan, opaque(index), sums, chunks);
+        store<lanes>(problem, plan, opaque(index), sums, chunks);
     });
 }
 
 }  // namespace
 
 template <typename T>
-bool sum_kernel_gradient(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
-                         const Tensor& chunks) {
+std::optional<Tensor> kernel_gradient(const Problem& problem, const Tensor& input, const Tensor& grad_output) {
+    const bool by_pixels = problem.multiplier == 1 &&
+                           channels_at_once(Planes<const T>(input), kVector<T>, problem.channels) > 1 &&
+                           channels_at_once(Planes<const T>(grad_output), kVector<T>, problem.channels) > 1;
+    const int channels = by_pixels ? kVector<T> : 1;
+    const Tensor in = by_pixels ? input : whole_planes(input);
+    const Tensor grad = by_pixels ? grad_output : whole_planes(grad_output);
     const Planes<const T> in_planes(in), grad_planes(grad);
-    const Plan plan =
-        make_plan<T>(problem, chunk, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
-    if (plan.items(problem) > kMostItems) {
-        return false;
+    const Plan plan = make_plan<T>(problem, images_of_chunk(problem, channels), channels, in_planes, grad_planes,
+                                   std::min(kSharedBytes, most_shared_bytes(in)));
+    if (plan.items() > kMostItems) {
+        return std::nullopt;
     }
+    const Tensor chunks = empty_chunks(problem, plan.chunks, input);
     const Launcher launch(in);
     dispatch_count<1, kMostWindow>(ceil_div(plan.tap_columns - 1, kVector<T>) + 1, [&]<int window>() {
-        launch(grad_kernel_kernel<window, T>, plan.items(problem), plan.tap_rows * kWarp,
-               plan.entries() * static_cast<int64_t>(sizeof(T)), problem, plan, in_planes, grad_planes,
-               static_cast<T*>(chunks.mutable_data_ptr()));
+        launch(by_pixels ? grad_kernel_kernel<true, window, T> : grad_kernel_kernel<false, window, T>, plan.items(),
+               plan.tap_rows * kWarp, plan.entries() * static_cast<int64_t>(sizeof(T)), problem, plan, in_planes,
+               grad_planes, static_cast<T*>(chunks.mutable_data_ptr()));
     });
-    return true;
+    return sum_over(chunks, {0});
 }
 
-template bool sum_kernel_gradient<float>(const Problem&, int, const Tensor&, const Tensor&, const Tensor&);
-template bool sum_kernel_gradient<double>(const Problem&, int, const Tensor&, const Tensor&, const Tensor&);
+template std::optional<Tensor> kernel_gradient<float>(const Problem&, const Tensor&, const Tensor&);
+template std::optional<Tensor> kernel_gradient<double>(const Problem&, const Tensor&, const Tensor&);
 
 }  // namespace dcls::cuda

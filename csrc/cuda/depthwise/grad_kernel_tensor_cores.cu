@@ -45,7 +45,7 @@ struct Plan {
     int images, warps, tap_columns, tiles, tile_rows, tile_columns;
     int chunk;  // images
     // How many there are. An item's sum has a step for each group of images at each tile.
-    int chunks, tap_blocks_y, tap_blocks_x, phases, tiles_y, tiles_x, image_groups;
+    int channels, chunks, tap_blocks_y, tap_blocks_x, phases, tiles_y, tiles_x, image_groups;
     Staging grad, in;
     Divisor by_image, by_tap_block_x, by_tap_block_y, by_channel, by_chunk, by_image_group, by_tile_x;
 
@@ -55,8 +55,8 @@ struct Plan {
     __host__ __device__ int zeros() const { return grad.entries() + in.entries(); }
     __host__ __device__ int entries() const { return zeros() + std::max(grad.pitch(), in.pitch()); }
     int64_t bytes() const { return std::max<int64_t>(2 * entries(), int64_t{4} * warps * kColumns * band_pitch()); }
-    __host__ __device__ int64_t items(const Problem& problem) const {
-        return int64_t{1} * chunks * problem.out_channels() * phases * tap_blocks_y * tap_blocks_x;
+    __host__ __device__ int64_t items() const {
+        return int64_t{1} * chunks * channels * phases * tap_blocks_y * tap_blocks_x;
     }
 };
 
@@ -67,6 +67,7 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
     const bool in_pieces = problem.x.stride == 1;       // else the phases' rows start anywhere
     Plan plan{};
     plan.chunk = chunk;
+    plan.channels = problem.out_channels();
     plan.chunks = ceil_div(problem.images, chunk);
     plan.warps = ceil_div(even_share(map.y.outputs, kMostWarps * kTapRows), kTapRows);
     plan.tap_columns = even_share(map.x.outputs, taps_of(kMostTiles));
@@ -261,7 +262,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, tiles <= 4 ? 3 : 2)
     const int grad_pair = lane % 8 + lane / 16 * 8, grad_column = lane / 8 % 2 * kTile;
     const int in_pair = lane % 16, in_column = lane / 16 * kTile;
 
-    for_each_item(static_cast<int>(plan.items(problem)), [&](int index) {
+    for_each_item(static_cast<int>(plan.items()), [&](int index) {
         float sums[kTapRows][tiles][4] = {};
         for (int number = 0; number < plan.tiles_y * plan.tiles_x * plan.image_groups; ++number) {
             stage(problem, plan, index, number, in, grad, staged_grad, staged_in);
@@ -271,7 +272,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, tiles <= 4 ? 3 : 2)
             // The tile's rows that meet a row of input at any of this warp's taps.
             const int above = step.y.reach + warp * kTapRows - step.y.first;
             const int begin = std::max(-(above + kTapRows - 1), 0);
-            const int end = std::min(step.tile_rows(plan), step.y.count - above);
+            const int end = std::min(plan.tile_rows, step.y.count - above);
             for (int pair = 0; pair < (end - begin) * plan.images; pair += kPairs) {
                 // Where there is no such row or image, grad_output is taken to be zero.
                 int row = pair + grad_pair;
@@ -300,29 +301,29 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, tiles <= 4 ? 3 : 2)
 }  // namespace
 
 template <typename T>
-bool sum_kernel_gradient_by_tensor_cores(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
-                                         const Tensor& chunks) {
+std::optional<Tensor> kernel_gradient_by_tensor_cores(const Problem& problem, const Tensor& input,
+                                                      const Tensor& grad_output) {
+    const Tensor in = whole_planes(input), grad = whole_planes(grad_output);
     const Planes<const T> in_planes(in), grad_planes(grad);
-    const Plan plan =
-        make_plan<T>(problem, chunk, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
-    if (plan.items(problem) > kMostItems) {
-        return false;
+    const Plan plan = make_plan<T>(problem, images_of_chunk(problem, 1), in_planes, grad_planes,
+                                   std::min(kSharedBytes, most_shared_bytes(in)));
+    std::optional<Tensor> sum;
+    if (plan.items() > kMostItems) {
+        return sum;
     }
     const Launcher launch(in);
-    bool has_tensor_cores = false;
     dispatch_count<2, kMostTiles>(plan.tiles, [&]<int tiles>() {
-        has_tensor_cores = compiled_for(grad_kernel_bands_kernel<tiles, T>) >= 80;
-        if (has_tensor_cores) {
-            launch(grad_kernel_bands_kernel<tiles, T>, plan.items(problem), plan.warps * kWarp, plan.bytes(), problem,
-                   plan, in_planes, grad_planes, static_cast<float*>(chunks.mutable_data_ptr()));
+        if (compiled_for(grad_kernel_bands_kernel<tiles, T>) >= 80) {
+            const Tensor chunks = empty_chunks(problem, plan.chunks, input);
+            launch(grad_kernel_bands_kernel<tiles, T>, plan.items(), plan.warps * kWarp, plan.bytes(), problem, plan,
+                   in_planes, grad_planes, static_cast<float*>(chunks.mutable_data_ptr()));
+            sum = sum_over(chunks, {0});
         }
     });
-    return has_tensor_cores;
+    return sum;
 }
 
-template bool sum_kernel_gradient_by_tensor_cores<Half>(const Problem&, int, const Tensor&, const Tensor&,
-                                                        const Tensor&);
-template bool sum_kernel_gradient_by_tensor_cores<BFloat16>(const Problem&, int, const Tensor&, const Tensor&,
-                                                            const Tensor&);
+template std::optional<Tensor> kernel_gradient_by_tensor_cores<Half>(const Problem&, const Tensor&, const Tensor&);
+template std::optional<Tensor> kernel_gradient_by_tensor_cores<BFloat16>(const Problem&, const Tensor&, const Tensor&);
 
 }  // namespace dcls::cuda

@@ -1,10 +1,13 @@
 // The kernels of depthwise convolution, a file each.
 #pragma once
 
-#include "../../stable.h"
+#include "../../dispatch.h"
+#include "../tuning.h"
 #include "depthwise_maps.h"
 
 #include <cuda_runtime.h>
+
+#include <optional>
 
 namespace dcls::cuda {
 
@@ -17,12 +20,22 @@ template <typename T>
 bool correlate_by_tensor_cores(Role role, const Problem& problem, bool channels_last, const Tensor& in,
                                const Tensor& kernel, const Tensor& out, const T* bias);
 
-// The gradient of the kernel, in the compute dtype: chunks (chunk of images, out channel, *kernel), to be added up.
+// The gradient of the kernel (out channels, *kernel) in the compute dtype; nothing where a kernel cannot.
 template <typename T>
-bool sum_kernel_gradient(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad, const Tensor& chunks);
+std::optional<Tensor> kernel_gradient(const Problem& problem, const Tensor& input, const Tensor& grad_output);
 template <typename T>
-bool sum_kernel_gradient_by_tensor_cores(const Problem& problem, int chunk, const Tensor& in, const Tensor& grad,
-                                         const Tensor& chunks);
+std::optional<Tensor> kernel_gradient_by_tensor_cores(const Problem& problem, const Tensor& input,
+                                                      const Tensor& grad_output);
+
+// Kernels add up chunks of images, of which there are enough to keep a GPU busy if blocks take this many channels each;
+// the sums of chunks are added up afterwards.
+inline int images_of_chunk(const Problem& problem, int channels_of_block) {
+    const int64_t blocks = ceil_div(std::max(problem.out_channels(), 1), channels_of_block);
+    return std::max(ceil_div(problem.images, static_cast<int>(std::max<int64_t>(kWantedBlocks / blocks, 1))), 1);
+}
+inline Tensor empty_chunks(const Problem& problem, int chunks, const Tensor& input) {
+    return empty({chunks, problem.out_channels(), problem.y.kernel, problem.x.kernel}, compute_dtype(input), input);
+}
 
 // A tensor whose planes lie in one piece each: the same one, or a copy of one in channels_last.
 Tensor whole_planes(const Tensor& tensor);
@@ -31,6 +44,7 @@ Tensor whole_planes(const Tensor& tensor);
 constexpr int64_t kMostItems = (int64_t{1} << 31) - 1;
 
 // Calls body.template operator()<count>(), for least <= count <= most.
+#pragma nv_exec_check_disable  // a body of either kind will do
 template <int least, int most, typename Body>
 __host__ __device__ void dispatch_count(int count, const Body& body) {
     if constexpr (least == most) {

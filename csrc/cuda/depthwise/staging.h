@@ -37,8 +37,7 @@ __device__ Vector<T> load_vector(const T* from) {
 // All threads of a block set entries, whole vectors of them, to zero.
 template <typename T>
 __device__ void clear(T* to, int entries) {
-    for (int i = thread_index() * kVector<T>; i < entries;
-         i += static_cast<int>(blockDim.x) * kVector<T>) {
+    for (int i = thread_index() * kVector<T>; i < entries; i += static_cast<int>(blockDim.x) * kVector<T>) {
         *reinterpret_cast<Vector<T>*>(to + i) = {};
     }
 }
@@ -150,13 +149,14 @@ class Staging {
     __host__ __device__ int entries() const { return entries_; }
 
     // All threads of a block start to copy a box to rows 0, 1, ... and columns first_column, ... of every slot;
-    // copy_wait() waits for what a thread has copied. Pieces of several channels take `channels`.
-    template <bool channels = false, typename T>
+    // copy_wait() waits for what a thread has copied. Pieces of several channels take `batch`: how many are loaded at a
+    // time.
+    template <int batch = 0, typename T>
     __device__ void copy(T* to, const Box<T>& box, int first_column) const {
         to += first_column;
-        if constexpr (channels) {
+        if constexpr (batch > 0) {
             if (piece_.channels > 1) {
-                return copy_batches<kVector<T>, 2>(to, box);
+                return copy_batches<kVector<T>, batch>(to, box);
             }
         }
         switch (piece_.columns * sizeof(T)) {
@@ -249,8 +249,8 @@ class Staging {
         }
     }
 
-    // Through registers: several loads are under way before the first one is waited for. Of one entry and several images,
-    // the last one more than once where there are not enough; or whatever is next.
+    // Through registers: several loads are under way before the first one is waited for. Of one entry and several
+    // images, the last one more than once where there are not enough; or whatever is next.
     template <typename T>
     __device__ void copy_images(T* to, const Box<T>& box) const {
         constexpr int batch = 4;
@@ -277,7 +277,7 @@ class Staging {
 #pragma unroll
             for (int i = 0; i < batch; ++i) {
                 places[i] = -1;
-                if (!at.is_at_end()) {
+                if (i == 0 || !at.is_at_end()) {
                     loaded[i] = load_vector<channels>(box.first + at.from);
                     places[i] = at.to;
                     at.next();
@@ -285,7 +285,7 @@ class Staging {
             }
 #pragma unroll
             for (int i = 0; i < batch; ++i) {
-                if (places[i] >= 0) {
+                if (i == 0 || places[i] >= 0) {
 #pragma unroll
                     for (int c = 0; c < channels; ++c) {
                         to[places[i] + c * channel_] = loaded[i].at[c];
