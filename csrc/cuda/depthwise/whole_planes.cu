@@ -27,7 +27,7 @@ struct Work {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) transpose_kernel(Work work, const T* from, T* to) {
+__global__ void __launch_bounds__(kThreads) transpose_pixels(Work work, const T* from, T* to) {
     T* const tile = shared_memory<T>();
     const int x = thread_index() % kRowThreads, y = thread_index() / kRowThreads;
     for_each_item(work.items, [&](int index) {
@@ -73,7 +73,7 @@ Tensor whole_planes(const Tensor& tensor) {
     const Tensor planes = empty(sizes(tensor), tensor.scalar_type(), tensor);
     const Launcher launch(tensor);
     dispatch_dtype(tensor.scalar_type(), [&]<typename T>() {
-        launch(transpose_kernel<T>, images * channel_tiles * pixel_tiles, kThreads,
+        launch(transpose_pixels<T>, images * channel_tiles * pixel_tiles, kThreads,
                static_cast<int64_t>(kTile * kPitch<T> * sizeof(T)),
                Work{static_cast<int>(images * channel_tiles * pixel_tiles), static_cast<int>(channels),
                     static_cast<int>(pixels), Divisor(static_cast<int>(channel_tiles)),

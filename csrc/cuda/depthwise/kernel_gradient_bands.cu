@@ -252,7 +252,7 @@ __device__ void store(const Problem& problem, const Plan& plan, int index, const
 
 template <int tiles, typename T>
 __global__ void __launch_bounds__(kMostWarps* kWarp, tiles <= 4 ? 3 : 2)
-    grad_kernel_bands_kernel(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, float* chunks) {
+    kernel_gradient_bands(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, float* chunks) {
     T* const staged_grad = shared_memory<T>();
     T* const staged_in = staged_grad + plan.grad.entries();
     const T* const zeros = staged_grad + plan.zeros();
@@ -313,9 +313,9 @@ std::optional<Tensor> kernel_gradient_by_tensor_cores(const Problem& problem, co
     }
     const Launcher launch(in);
     dispatch_count<2, kMostTiles>(plan.tiles, [&]<int tiles>() {
-        if (compiled_for(grad_kernel_bands_kernel<tiles, T>) >= 80) {
+        if (compiled_for(kernel_gradient_bands<tiles, T>) >= 80) {
             const Tensor chunks = empty_chunks(problem, plan.chunks, input);
-            launch(grad_kernel_bands_kernel<tiles, T>, plan.items(), plan.warps * kWarp, plan.bytes(), problem, plan,
+            launch(kernel_gradient_bands<tiles, T>, plan.items(), plan.warps * kWarp, plan.bytes(), problem, plan,
                    in_planes, grad_planes, static_cast<float*>(chunks.mutable_data_ptr()));
             sum = sum_over(chunks, {0});
         }

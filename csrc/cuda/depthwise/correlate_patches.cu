@@ -95,7 +95,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
         plan.taps =
             Staging::room_for<T>(Staging::Neighbours::channels, 1, plan.channels, plan.tap_rows, plan.tap_columns, 0,
                                  plan.tap_columns, Piece{}, round_up(plan.threads(), kWarp));
-        return plan.threads() <= kMostThreads && bytes() <= shared_bytes / 2;
+        return plan.threads() <= kMostThreads && bytes() <= shared_bytes / 2 - 1024;
     };
     while (!fits()) {
         int& too_many = plan.threads_y > 1   ? plan.threads_y
@@ -312,8 +312,8 @@ __device__ void stage(Role role, const Problem& problem, const Plan& plan, int i
 
 template <typename S, int vectors, typename T>
 __global__ void __launch_bounds__(kMostThreads, vectors <= 5 ? 2 : 1)
-    correlate_kernel(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel, Planes<T> out,
-                     const T* bias) {
+    correlate_patches(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel, Planes<T> out,
+                      const T* bias) {
     T* const staged_in = shared_memory<T>();
     T* const staged_taps = staged_in + plan.in.entries();
     const Patch<S> patch(plan);
@@ -356,7 +356,7 @@ bool correlate_in(Role role, const Problem& problem, bool channels_last, const T
     }
     const Launcher launch(in);
     dispatch_count<0, kMostVectors>(plan.tap_columns / kVector<T>, [&]<int vectors>() {
-        launch(correlate_kernel<S, vectors, T>, plan.items(), round_up(plan.threads(), kWarp),
+        launch(correlate_patches<S, vectors, T>, plan.items(), round_up(plan.threads(), kWarp),
                plan.entries() * static_cast<int64_t>(sizeof(T)), role, problem, plan, in_planes, kernel_planes,
                out_planes, bias);
     });

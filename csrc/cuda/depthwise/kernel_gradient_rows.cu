@@ -222,7 +222,7 @@ constexpr int kBlocks = window * sizeof(T) <= 20 && window != 4 ? 2 : 1;
 
 template <bool by_pixels, int window, typename T>
 __global__ void __launch_bounds__(kMostTapRows* kWarp, kBlocks<window, T>)
-    grad_kernel_kernel(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, T* chunks) {
+    kernel_gradient_rows(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, T* chunks) {
     T* const staged_grad = shared_memory<T>();
     T* const staged_in = staged_grad + plan.grad.entries();
     constexpr int lanes = by_pixels ? kWarp / kVector<T> : kWarp;  // of a channel
@@ -270,7 +270,7 @@ std::optional<Tensor> kernel_gradient(const Problem& problem, const Tensor& inpu
     const Tensor chunks = empty_chunks(problem, plan.chunks, input);
     const Launcher launch(in);
     dispatch_count<1, kMostWindow>(ceil_div(plan.tap_columns - 1, kVector<T>) + 1, [&]<int window>() {
-        launch(by_pixels ? grad_kernel_kernel<true, window, T> : grad_kernel_kernel<false, window, T>, plan.items(),
+        launch(by_pixels ? kernel_gradient_rows<true, window, T> : kernel_gradient_rows<false, window, T>, plan.items(),
                plan.tap_rows * kWarp, plan.entries() * static_cast<int64_t>(sizeof(T)), problem, plan, in_planes,
                grad_planes, static_cast<T*>(chunks.mutable_data_ptr()));
     });

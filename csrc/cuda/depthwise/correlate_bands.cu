@@ -110,7 +110,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
                         .closer();
         plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
         plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
-        return plan.bytes<T>() <= shared_bytes / (channels_last ? 2 : 4) &&
+        return plan.bytes<T>() <= shared_bytes / (channels_last ? 2 : 4) - 1024 &&
                (plan.steps() == 1 || plan.tile_rows * plan.images <= kRows * (plan.warps / plan.channels));
     };
     while (!fits()) {
@@ -310,8 +310,8 @@ __device__ void stage(Role role, const Problem& problem, const Plan& plan, int i
 
 template <bool by_pixels, int units, typename T>
 __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
-    correlate_bands_kernel(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel,
-                           Planes<T> out, const T* bias) {
+    correlate_bands(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel, Planes<T> out,
+                    const T* bias) {
     T* const staged_in = shared_memory<T>();
     T* const zeros = staged_in + plan.in.entries();
     T* const staged_taps = zeros + plan.in.pitch();
@@ -382,8 +382,7 @@ bool correlate_by_tensor_cores(Role role, const Problem& problem, bool channels_
     const Launcher launch(in);
     bool has_tensor_cores = false;
     dispatch_count<1, kMostUnits>(plan.units, [&]<int units>() {
-        const auto kernel_of =
-            plan.by_pixels ? correlate_bands_kernel<true, units, T> : correlate_bands_kernel<false, units, T>;
+        const auto kernel_of = plan.by_pixels ? correlate_bands<true, units, T> : correlate_bands<false, units, T>;
         has_tensor_cores = compiled_for(kernel_of) >= 80;
         if (has_tensor_cores) {
             launch(kernel_of, plan.items(), plan.warps * kWarp, plan.bytes<T>(), role, problem, plan, in_planes,
