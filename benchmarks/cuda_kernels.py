@@ -29,6 +29,19 @@ RESULT = Path(__file__).resolve().parent / "results" / "cuda-kernels.md"
 #: The least share of FFMA, DFMA or HMMA in the hot loop, by a pattern of "kernel dtype": what was found, rounded down.
 #: Kernels of "im2col" have none: their loops are index arithmetic, with a few multiply-adds in a hundred instructions.
 FLOORS = {
+    # 17 taps in a row, and the most.
+    "correlate_patches 4 14 4 float": 0.93,
+    "correlate_patches 4 14 8 float": 0.95,
+    "correlate_patches 7 8 4 float": 0.91,
+    "correlate_patches 7 8 8 float": 0.93,
+    "correlate_patches 4 4 8 double": 0.81,
+    "kernel_gradient_rows*5 float": 0.88,
+    "kernel_gradient_rows*9 float": 0.92,
+    "kernel_gradient_rows*9 double": 0.84,
+    "correlate_bands*3 *": 0.19,
+    "correlate_bands*5 *": 0.23,
+    "kernel_gradient_bands 4 *": 0.19,
+    "kernel_gradient_bands 6 *": 0.18,
     "direct_kernel *": 0.18,
     "sum_elements_kernel *": 0.09,
 }
@@ -46,6 +59,8 @@ ROLES = {
     "Copy": ("to_matrix", "to_tensor"),
 }
 VERSIONS = ("v0", "v1", "max", "gauss")
+#: The one flag that kernels have: whether they take pixels with several channels, of channels_last tensors.
+FLAGS = {"true": " by_pixels", "false": ""}
 
 MACHINE_CODE = """\
 Names have the roles and numbers among a kernel's template arguments. Of a kernel that is compiled for each version, the
@@ -114,10 +129,12 @@ def parse_signature(signature: str) -> tuple[str, str, str]:
     match = re.match(r"(?:void )?(\w+)(?:<(.*?)>)?\(", re.sub(r"\w+::|\(anonymous namespace\)::", "", signature))
     assert match, signature
     name, dtype, version = match[1], "", ""
-    for argument in (match[2] or "").split(", "):
+    for argument in re.sub(r"\w+<|>", "", match[2] or "").split(", "):
         enumeration, _, value = argument.removeprefix("(").rpartition(")")
         if enumeration == "Version":
             version = VERSIONS[int(value)]
+        elif value in FLAGS:
+            name += FLAGS[value]
         elif value.isdigit():
             name += f" {ROLES[enumeration][int(value)] if enumeration in ROLES else value}"
         else:

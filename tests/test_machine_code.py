@@ -193,6 +193,8 @@ def test_multiply_adds_of_a_thread():
             ("direct_kernel backward", "Half", "gauss"),
         ),
         ("void dcls::cuda::bands<5, (bool)1, float, double>(int, std::array<int, 3ul>)", ("bands 5 1", "float", "")),
+        ("void dcls::cuda::rows<true, dcls::Shape<float, 4, 14>, 5, float>(P)", ("rows by_pixels 4 14 5", "float", "")),
+        ("void dcls::cuda::rows<false, 5, double>(P)", ("rows 5", "double", "")),
         ("dcls::cuda::(anonymous namespace)::fill(float*)", ("fill", "", "")),
     ],
 )
