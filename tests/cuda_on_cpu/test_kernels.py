@@ -151,6 +151,8 @@ DEPTHWISE_EDGES = {
     "stride_beyond_the_kernel_in_rows": {"input": (1, 2, 23, 20), "kernel": (2, 5), "stride": (3, 1)},
     "stride_beyond_the_input": {"input": (1, 2, 6, 7), "kernel": (3, 3), "stride": (20, 9), "padding": (1, 1)},
     "padding_beyond_the_kernel": {"input": (1, 4, 6, 7), "kernel": (2, 2), "padding": (9, 4)},
+    "33_taps_in_a_row": {"input": (2, 3, 9, 16), "kernel": (3, 33), "padding": (1, 16)},
+    "padding_far_beyond_the_kernel": {"input": (2, 3, 5, 9), "kernel": (3, 4), "padding": (2, 29)},
     "multiplier": {"input": (2, 3, 9, 8), "kernel": (5, 3), "multiplier": 3, "stride": (2, 1), "padding": (2, 1)},
     "many_channels": {"input": (2, 41, 8, 8), "kernel": (7, 7), "padding": (3, 3)},
     "many_images": {"input": (7, 3, 8, 9), "kernel": (3, 4), "padding": (1, 1)},

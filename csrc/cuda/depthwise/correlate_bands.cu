@@ -56,7 +56,7 @@ struct Plan {
     __host__ __device__ int steps() const { return tap_blocks_y * tap_blocks_x * terms; }
     __host__ __device__ int tile_columns() const { return tiles * kUnit; }
     // Behind the staged planes there is a row of zeros.
-    __host__ __device__ int entries() const { return in.entries() + in.pitch() + taps.entries(); }
+    __host__ __device__ int entries() const { return in.entries() + in.row() + taps.entries(); }
     template <typename T>
     int64_t bytes() const {
         return int64_t{sizeof(T)} * (entries() + (by_pixels ? kRows * pixel_pitch<T>(tile_columns()) : 0));
@@ -120,7 +120,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
                                                : plan.channels;  // 16 rows of a tile and 4 of taps fit: this ends
         too_many = ceil_div(too_many, 2);
     }
-    while (plan.images < problem.images && plan.images * in.image < (1 << 30)) {
+    while (plan.images < problem.images && 2 * plan.images * in.image < (1 << 30)) {
         plan.images *= 2;
         if (!fits()) {
             plan.images /= 2;
@@ -314,7 +314,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
                     const T* bias) {
     T* const staged_in = shared_memory<T>();
     T* const zeros = staged_in + plan.in.entries();
-    T* const staged_taps = zeros + plan.in.pitch();
+    T* const staged_taps = zeros + plan.in.row();
     T* const pixels = staged_taps + plan.taps.entries();
     const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
     const int slot = warp % plan.channels;

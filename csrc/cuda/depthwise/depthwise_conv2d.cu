@@ -12,18 +12,18 @@ namespace {
 
 constexpr int64_t kMost = int64_t{1} << 30;
 
-// Whether the entries of an image are less than kMost apart.
-bool fits(const Tensor& batched) {
+// Whether entries are less than kMost apart, along all but the first `dims` dimensions.
+bool fits(const Tensor& tensor, int64_t dims) {
     int64_t last = 0;
-    for (int64_t dim = 1; dim < batched.dim(); ++dim) {
-        last += (batched.size(dim) - 1) * batched.stride(dim);
+    for (int64_t dim = dims; dim < tensor.dim(); ++dim) {
+        last += (tensor.size(dim) - 1) * tensor.stride(dim);
     }
     return last < kMost;
 }
 
 // Nothing where a number does not fit in what kernels compute with, some steps beyond the last entry included.
 std::optional<Problem> make_problem(const Tensor& input, const Tensor& kernel, const ConvArguments& arguments) {
-    bool all_fit = fits(input) && kernel.numel() < kMost && input.size(0) < kMost;
+    bool all_fit = fits(input, 1) && fits(kernel, 0) && kernel.numel() < kMost && input.size(0) < kMost;
     const auto narrow = [&](int64_t value) {
         all_fit = all_fit && value < kMost / 4;
         return static_cast<int>(value);
@@ -43,7 +43,7 @@ std::optional<Problem> make_problem(const Tensor& input, const Tensor& kernel, c
 // False where no kernel of ours can: then nothing was computed.
 bool correlate(Role role, const std::optional<Problem>& problem, const Tensor& in, const Tensor& kernel,
                const Tensor& out, const PreparedBias& bias) {
-    bool done = problem.has_value() && fits(in);
+    bool done = problem.has_value() && fits(in, 1);
     const bool channels_last = is_channels_last(in);
     dispatch_dtype(in.scalar_type(), [&]<typename T>() {
         if (done) {
@@ -61,7 +61,7 @@ std::optional<Tensor> kernel_gradient(const std::optional<Problem>& problem, con
                                       const Tensor& grad_output) {
     std::optional<Tensor> gradient;
     dispatch_dtype(input.scalar_type(), [&]<typename T>() {
-        if (problem.has_value() && fits(grad_output)) {
+        if (problem.has_value() && fits(grad_output, 1)) {
             if constexpr (sizeof(T) == 2) {
                 gradient = kernel_gradient_by_tensor_cores<T>(*problem, input, grad_output);
             } else {

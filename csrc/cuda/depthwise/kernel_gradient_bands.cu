@@ -53,7 +53,7 @@ struct Plan {
     __host__ __device__ int band_pitch() const { return tiles * kTile + 1; }
     // Behind the staged planes there is a row of zeros; the bands of all warps take their place at the end.
     __host__ __device__ int zeros() const { return grad.entries() + in.entries(); }
-    __host__ __device__ int entries() const { return zeros() + std::max(grad.pitch(), in.pitch()); }
+    __host__ __device__ int entries() const { return zeros() + std::max(grad.row(), in.row()); }
     int64_t bytes() const { return std::max<int64_t>(2 * entries(), int64_t{4} * warps * kColumns * band_pitch()); }
     __host__ __device__ int64_t items() const {
         return int64_t{1} * chunks * channels * phases * tap_blocks_y * tap_blocks_x;
@@ -98,7 +98,7 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
         too_many = ceil_div(too_many, 2);
         plan.tile_columns = round_up(plan.tile_columns, kColumns);
     }
-    while (plan.images < chunk && plan.images * std::max(in.image, grad.image) < (1 << 30)) {
+    while (plan.images < chunk && 2 * plan.images * std::max(in.image, grad.image) < (1 << 30)) {
         plan.images *= 2;
         if (!fits()) {
             plan.images /= 2;

@@ -85,7 +85,7 @@ Plan make_plan(const Problem& problem, int chunk, int channels, const Planes<con
         too_many = ceil_div(too_many, 2);
         plan.tile_columns = round_up(plan.tile_columns, kVector<T>);
     }
-    while (plan.images < chunk && plan.images * std::max(in.image, grad.image) < (1 << 30)) {
+    while (plan.images < chunk && 2 * plan.images * std::max(in.image, grad.image) < (1 << 30)) {
         plan.images *= 2;
         if (!fits()) {
             plan.images /= 2;

@@ -112,8 +112,8 @@ class Staging {
     static Staging room_for(Neighbours neighbours, int images, int channels, int rows, int columns, int zeros,
                             int copied, Piece piece, int threads) {
         Staging s;
-        const int behind = std::max(zeros, 0) / kVector<T> * kVector<T>;
-        const int pitch = ceil_div(columns - behind, kVector<T>) | 1;  // vectors
+        s.behind_ = std::max(zeros, 0) / kVector<T> * kVector<T>;
+        const int pitch = ceil_div(columns - s.behind_, kVector<T>) | 1;  // vectors
         // Vectors for `least` at least, of which eight times `step` fill all banks.
         const auto apart = [](int least, int step) { return least + (step - least % 8 + 8) % 8; };
         s.pitch_ = pitch * kVector<T>;
@@ -125,13 +125,13 @@ class Staging {
             s.image_ = image * kVector<T>;
             s.channel_ = apart(images * image, 1) * kVector<T>;
         }
-        s.entries_ = std::max(images * s.image_, channels * s.channel_) + behind;
+        s.entries_ = std::max(images * s.image_, channels * s.channel_) + s.behind_;
         s.piece_ = piece;
         s.by_channel_ = Divisor(channels / piece.channels);
         s.by_column_ = Divisor(ceil_div(std::max(copied, 1), piece.columns));
         s.pieces_ = std::max(channels / piece.channels * rows * ceil_div(std::max(copied, 1), piece.columns), 1);
         s.at_once_ = std::min(s.pieces_, threads);
-        s.sharing_ = threads / s.at_once_;
+        s.sharing_ = std::min(threads / s.at_once_, images);
         s.by_at_once_ = Divisor(s.at_once_);
         s.by_sharing_ = Divisor(s.sharing_);
         return s;
@@ -145,6 +145,8 @@ class Staging {
     }
 
     __host__ __device__ int pitch() const { return pitch_; }
+    // Entries that are read as a row: with the zeros that it shares with the next one.
+    __host__ __device__ int row() const { return pitch_ + behind_; }
     __host__ __device__ int slot(int image, int channel) const { return image * image_ + channel * channel_; }
     __host__ __device__ int entries() const { return entries_; }
 
@@ -296,7 +298,7 @@ class Staging {
     }
 
     int image_ = 0, channel_ = 0, pitch_ = 0;  // strides
-    int entries_ = 0;
+    int behind_ = 0, entries_ = 0;
     Piece piece_;
     int pieces_ = 0;   // of all channels and rows of an image
     int at_once_ = 0;  // of them
