@@ -20,8 +20,7 @@
 //
 // An input that is infinite or NaN also shows in outputs of its tile that none of its taps reaches, as 0 times it; a
 // tap that is, in outputs of rows that it does not reach.
-#include "kernels.h"
-#include "staging.h"
+#include "correlate.h"
 
 #include "../launch.h"
 
@@ -42,27 +41,16 @@ __host__ __device__ constexpr int pixel_pitch(int columns) {
 }
 
 // How the work is cut.
-struct Plan {
-    int channels, images, warps;  // a block's slots are images x channels
-    int tile_rows, tiles, units;  // units that the band of a tile is wide
-    int tap_rows, tap_columns;    // of a block of taps
-    // How many there are. An item's sum has a step for each block of taps of each term.
-    int channel_groups, image_groups, tiles_y, tiles_x, out_phases, tap_blocks_y, tap_blocks_x, terms;
-    Divisor by_tile_x, by_tile_y, by_channel_group, by_image_group, by_tap_block_x, by_tap_block_y;
-    bool stores_pairs, by_pixels;
+struct Plan : CorrelatePlan {
+    int warps, tiles, units;  // units that the band of a tile is wide
+    bool by_pixels, stores_pairs;
     Divisor by_image, by_column;
-    Staging in, taps;
 
-    __host__ __device__ int steps() const { return tap_blocks_y * tap_blocks_x * terms; }
-    __host__ __device__ int tile_columns() const { return tiles * kUnit; }
     // Behind the staged planes there is a row of zeros.
     __host__ __device__ int entries() const { return in.entries() + in.row() + taps.entries(); }
     template <typename T>
     int64_t bytes() const {
-        return int64_t{sizeof(T)} * (entries() + (by_pixels ? kRows * pixel_pitch<T>(tile_columns()) : 0));
-    }
-    __host__ __device__ int64_t items() const {
-        return int64_t{1} * channel_groups * image_groups * tiles_y * tiles_x * out_phases;
+        return int64_t{sizeof(T)} * (entries() + (by_pixels ? kRows * pixel_pitch<T>(tile_columns) : 0));
     }
 };
 
@@ -71,15 +59,12 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
                int64_t shared_bytes) {
     const PlaneMap map(role, problem, 0);  // no phase has more taps
     const int rows = most_outputs(role, problem.y), columns = most_outputs(role, problem.x);
-    // A channel of input has several of output: they are no slots of one block, whose channels are evenly apart.
-    const int most_channels =
-        role == Role::forward && problem.multiplier > 1 ? 1 : std::max(problem.channels_made(role), 1);
+    const int most_channels = most_channel_slots(role, problem);
     const int copied = ceil_div(map.x.in_extent, map.x.in.step);
     const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
     Plan plan{};
     plan.channels = channels_last ? std::min(most_channels, kMostWarps) : 1;
     plan.warps = channels_last ? plan.channels : 4;
-    plan.terms = problem.terms(role);
     plan.images = 1;
     plan.tile_rows = std::max(rows, 1);
     plan.tiles = even_share(ceil_div(columns, kUnit), kTiles);
@@ -87,13 +72,14 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     plan.units = ceil_div(plan.tap_columns + kUnit - 1, kUnit);
     plan.tap_rows = std::min(std::max(map.y.taps, 1), 64);
     const auto fits = [&] {
+        plan.tile_columns = plan.tiles * kUnit;
         plan.by_pixels = channels_last && problem.multiplier == 1 && plan.channels == kVector<T> &&
                          channels_at_once(in, plan.channels, problem.channels) > 1 &&
                          channels_at_once(out, plan.channels, problem.channels) > 1;
         const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
         const int in_columns = (plan.tiles + plan.units) / 2 * 2 * kUnit;  // units are read in pairs
         const int zeros =
-            in_pieces && plan.tile_columns() >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
+            in_pieces && plan.tile_columns >= columns && plan.tap_columns == map.x.taps ? map.x.inside().begin : 0;
         Piece piece;
         if (in_pieces && plan.tap_columns == map.x.taps) {
             piece.columns = columns_at_once(in, map.x.in.first, map.x.in_extent);
@@ -108,8 +94,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
         plan.taps = Staging::room_for<T>(Staging::Neighbours::images, 2, plan.channels, plan.tap_rows,
                                          (plan.units + 1) * kUnit, 0, plan.tap_columns, Piece{}, plan.warps * kWarp)
                         .closer();
-        plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
-        plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
+        plan.count(role, problem);
         return plan.bytes<T>() <= shared_bytes / (channels_last ? 2 : 4) - 1024 &&
                (plan.steps() == 1 || plan.tile_rows * plan.images <= kRows * (plan.warps / plan.channels));
     };
@@ -129,53 +114,10 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
         }
     }
     plan.by_image = Divisor(plan.images);
-    plan.by_column = Divisor(plan.tile_columns());
-    plan.channel_groups = ceil_div(problem.channels_made(role), plan.channels);
-    plan.image_groups = ceil_div(problem.images, plan.images);
-    plan.tiles_y = ceil_div(rows, plan.tile_rows);
-    plan.tiles_x = ceil_div(columns, plan.tile_columns());
-    plan.by_tile_x = Divisor(std::max(plan.tiles_x, 1));
-    plan.by_tile_y = Divisor(std::max(plan.tiles_y, 1));
-    plan.by_channel_group = Divisor(std::max(plan.channel_groups, 1));
-    plan.by_image_group = Divisor(std::max(plan.image_groups, 1));
-    plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
-    plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
-    plan.out_phases = role == Role::forward ? 1 : problem.phases();
+    plan.by_column = Divisor(plan.tile_columns);
     plan.stores_pairs = in_pieces && columns_at_once(out, map.x.out.first, map.x.outputs) > 1;
     return plan;
 }
-
-// What a block makes at a time: a tile of the outputs of one phase, in some slots.
-struct Item {
-    int channel, image, y, x, phase;  // the first ones
-
-    __device__ Item(const Plan& plan, int index) {
-        x = plan.by_tile_x.split_off(index) * plan.tile_columns();
-        y = plan.by_tile_y.split_off(index) * plan.tile_rows;
-        channel = plan.by_channel_group.split_off(index) * plan.channels;
-        image = plan.by_image_group.split_off(index) * plan.images;
-        phase = index;
-    }
-};
-
-// One step of its sum.
-struct Step {
-    int tap_x, tap_y, term;
-    PlaneMap map;
-    Met y, x;  // of the input
-
-    __device__ Step(Role role, const Problem& problem, const Plan& plan, const Item& item, int step)
-        : tap_x(plan.by_tap_block_x.split_off(step) * plan.tap_columns),
-          tap_y(plan.by_tap_block_y.split_off(step) * plan.tap_rows),
-          term(step),
-          map(role, problem, role == Role::forward ? term : item.phase),
-          y(map.y, item.y + tap_y, plan.tile_rows + tap_rows(plan) - 1),
-          x(map.x, item.x + tap_x, plan.tile_columns() + plan.tap_columns - 1) {}
-
-    // Not positive in phases that have fewer blocks of taps.
-    __device__ int tap_rows(const Plan& plan) const { return std::min(plan.tap_rows, map.y.taps - tap_y); }
-    __device__ int tap_columns(const Plan& plan) const { return std::min(plan.tap_columns, map.x.taps - tap_x); }
-};
 
 // sums[tile] += the rows that `row` and the other lanes point to, times the band of one kernel row.
 template <int tiles, int units, typename T>
@@ -212,7 +154,7 @@ __device__ void add_products(float (&sums)[kTiles][4], const T* row, const T* ba
 template <typename T>
 __device__ void store(const Problem& problem, const Plan& plan, const PlaneMap& map, const Item& item, int first,
                       int channel, const float (&sums)[kTiles][4], const Planes<T>& out, const T* bias) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int lane = thread_index() % kWarp;
     const float added = bias != nullptr ? static_cast<float>(bias[channel]) : 0.0f;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -252,8 +194,8 @@ template <typename T>
 __device__ void store_pixels(const Problem& problem, const Plan& plan, const PlaneMap& map, const Item& item, int first,
                              int slot, const float (&sums)[kTiles][4], T* pixels, const Planes<T>& out, const T* bias) {
     constexpr int channels = kVector<T>;
-    const int columns = plan.tile_columns();
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int columns = plan.tile_columns;
+    const int lane = thread_index() % kWarp;
     const float added = bias != nullptr ? static_cast<float>(bias[item.channel + slot]) : 0.0f;
     __syncthreads();  // the last ones have been read
 #pragma unroll
@@ -268,7 +210,7 @@ __device__ void store_pixels(const Problem& problem, const Plan& plan, const Pla
         }
     }
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * columns; i += static_cast<int>(blockDim.x)) {
+    for (int i = thread_index(); i < kRows * columns; i += static_cast<int>(blockDim.x)) {
         int row = i;
         const int column = plan.by_column.split_off(row), x = item.x + column;
         const T* const pixel = pixels + row * pixel_pitch<T>(columns) + column * channels;
@@ -279,33 +221,6 @@ __device__ void store_pixels(const Problem& problem, const Plan& plan, const Pla
                                           map.x.out[x] * out.stride[2]) = load_vector(pixel);
         }
     }
-}
-
-// All threads of a block copy what a step reads.
-template <bool by_pixels, typename T>
-__device__ void stage(Role role, const Problem& problem, const Plan& plan, int index, int number,
-                      const Planes<const T>& in, const Planes<const T>& kernel, T* staged_in, T* staged_taps) {
-    const Item item(plan, index);
-    const Step step(role, problem, plan, item, number);
-    const Sources sources(role, problem, item.channel, step.term);
-    const int channels = std::min(plan.channels, problem.channels_made(role) - item.channel);
-    const int images = std::min(plan.images, problem.images - item.image);
-    __syncthreads();  // what was staged has been read
-    clear(staged_in, plan.entries());
-    __syncthreads();
-    plan.in.copy<by_pixels ? 2 : 0>(
-        staged_in,
-        Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
-               step.y.count, step.map.x.in.from(step.x.first), step.x.count),
-        step.x.first - step.x.reach);
-    // Twice.
-    Box<T> taps(kernel, 0, 1, sources.kernel, channels, sources.apart, step.map.y.tap.from(step.tap_y),
-                step.tap_rows(plan), step.map.x.tap.from(step.tap_x), step.tap_columns(plan));
-    taps.images = 2;
-    taps.image = 0;
-    plan.taps.copy(staged_taps, taps, kUnit - 1);
-    copy_wait();
-    __syncthreads();
 }
 
 template <bool by_pixels, int units, typename T>
@@ -328,8 +243,9 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
     for_each_item(static_cast<int>(plan.items()), [&](int index) {
         float sums[kTiles][4] = {};
         for (int number = 0; number < plan.steps(); ++number) {
-            stage<by_pixels>(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
             const Item item(plan, index);
+            stage<by_pixels ? 2 : 0>(role, problem, plan, item, number, in, kernel, staged_in, plan.entries(),
+                                     staged_taps, 2, kUnit - 1);
             const Step step(role, problem, plan, item, number);
             const PlaneMap map(role, problem, item.phase);
             const int offset = step.y.reach - step.y.first, staged = step.y.count, tap_rows = step.tap_rows(plan);

@@ -13,10 +13,9 @@
 // Neighbouring threads have neighbouring channels where those lie next to each other, else neighbouring columns, then
 // images: the rows of input outside of the plane, which no thread visits, are then the same for most of a warp.
 //
-// Bound by the issue of multiply-adds: with 17 taps, they are 91% to 94% of the instructions of the loop over rows. Each
-// output belongs to one thread: results are the same every time.
-#include "kernels.h"
-#include "staging.h"
+// Bound by the issue of multiply-adds: with 17 taps, they are 91% to 94% of the instructions of the loop over rows.
+// Each output belongs to one thread: results are the same every time.
+#include "correlate.h"
 
 #include "../launch.h"
 
@@ -41,21 +40,12 @@ struct Shape {
 };
 
 // How the work is cut.
-struct Plan {
-    int channels, images, threads_y, threads_x;  // threads of a block; its slots are images x channels
-    int tap_rows, tap_columns;                   // of a block of taps
-    int tile_rows, tile_columns;
-    // How many there are. An item's sum has a step for each block of taps of each term.
-    int channel_groups, image_groups, tiles_y, tiles_x, out_phases, tap_blocks_y, tap_blocks_x, terms;
-    Divisor by_tile_x, by_tile_y, by_channel_group, by_image_group, by_tap_block_x, by_tap_block_y;
+struct Plan : CorrelatePlan {
+    int threads_y, threads_x;  // patches of a slot
     bool stores_pieces;
-    Staging in, taps;
 
     __host__ __device__ int entries() const { return in.entries() + taps.entries(); }
     __host__ __device__ int threads() const { return channels * images * threads_y * threads_x; }
-    __host__ __device__ int64_t items() const {
-        return int64_t{1} * channel_groups * image_groups * tiles_y * tiles_x * out_phases;
-    }
 };
 
 template <typename S, typename T = S::Entry>
@@ -63,9 +53,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
                int64_t shared_bytes) {
     const PlaneMap map(role, problem, 0);  // no phase has more taps
     const int rows = most_outputs(role, problem.y), columns = most_outputs(role, problem.x);
-    // A channel of input has several of output: they are no slots of one block, whose channels are evenly apart.
-    const int most_channels =
-        role == Role::forward && problem.multiplier > 1 ? 1 : std::max(problem.channels_made(role), 1);
+    const int most_channels = most_channel_slots(role, problem);
     const int copied = ceil_div(map.x.in_extent, map.x.in.step);
     const bool in_pieces = problem.x.stride == 1;  // else the phases' rows start anywhere
     Plan plan{};
@@ -130,55 +118,10 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
     if (!channels_last && plan.threads() < kWarp) {
         fill(plan.channels, std::min(most_channels, kWarp / plan.threads()));
     }
-    plan.channel_groups = ceil_div(problem.channels_made(role), plan.channels);
-    plan.image_groups = ceil_div(problem.images, plan.images);
-    plan.tiles_y = ceil_div(rows, plan.tile_rows);
-    plan.tiles_x = ceil_div(columns, plan.tile_columns);
-    plan.tap_blocks_y = ceil_div(map.y.taps, plan.tap_rows);
-    plan.tap_blocks_x = ceil_div(map.x.taps, plan.tap_columns);
-    plan.terms = problem.terms(role);
-    plan.by_tile_x = Divisor(std::max(plan.tiles_x, 1));
-    plan.by_tile_y = Divisor(std::max(plan.tiles_y, 1));
-    plan.by_channel_group = Divisor(std::max(plan.channel_groups, 1));
-    plan.by_image_group = Divisor(std::max(plan.image_groups, 1));
-    plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
-    plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
-    plan.out_phases = role == Role::forward ? 1 : problem.phases();
+    plan.count(role, problem);
     plan.stores_pieces = in_pieces && columns_at_once(out, map.x.out.first, map.x.outputs) >= S::kPiece;
     return plan;
 }
-
-// What a block makes at a time: a tile of the outputs of one phase, in some slots.
-struct Item {
-    int channel, image, y, x, phase;  // the first ones
-
-    __device__ Item(const Plan& plan, int index) {
-        x = plan.by_tile_x.split_off(index) * plan.tile_columns;
-        y = plan.by_tile_y.split_off(index) * plan.tile_rows;
-        channel = plan.by_channel_group.split_off(index) * plan.channels;
-        image = plan.by_image_group.split_off(index) * plan.images;
-        phase = index;
-    }
-};
-
-// One step of its sum.
-struct Step {
-    int tap_x, tap_y, term;
-    PlaneMap map;
-    Met y, x;  // of the input
-
-    __device__ Step(Role role, const Problem& problem, const Plan& plan, const Item& item, int step)
-        : tap_x(plan.by_tap_block_x.split_off(step) * plan.tap_columns),
-          tap_y(plan.by_tap_block_y.split_off(step) * plan.tap_rows),
-          term(step),
-          map(role, problem, role == Role::forward ? term : item.phase),
-          y(map.y, item.y + tap_y, plan.tile_rows + tap_rows(plan) - 1),
-          x(map.x, item.x + tap_x, plan.tile_columns + plan.tap_columns - 1) {}
-
-    // Not positive in phases that have fewer blocks of taps.
-    __device__ int tap_rows(const Plan& plan) const { return std::min(plan.tap_rows, map.y.taps - tap_y); }
-    __device__ int tap_columns(const Plan& plan) const { return std::min(plan.tap_columns, map.x.taps - tap_x); }
-};
 
 // Where in an item a thread's patch is; behind the tile's last row if it has none.
 template <typename S>
@@ -186,7 +129,7 @@ struct Patch {
     int channel, image, row, column;
 
     __device__ explicit Patch(const Plan& plan) {
-        int rest = static_cast<int>(threadIdx.x);
+        int rest = thread_index();
         channel = rest % plan.channels;
         rest /= plan.channels;
         column = rest % plan.threads_x * S::kColumns;
@@ -288,31 +231,6 @@ __device__ void store(Role role, const Problem& problem, const Plan& plan, int i
     }
 }
 
-// All threads of a block copy what a step reads.
-template <typename T>
-__device__ void stage(Role role, const Problem& problem, const Plan& plan, int index, int number,
-                      const Planes<const T>& in, const Planes<const T>& kernel, T* staged_in, T* staged_taps) {
-    const Item item(plan, opaque(index));
-    const Step step(role, problem, plan, item, number);
-    const Sources sources(role, problem, item.channel, step.term);
-    const int channels = std::min(plan.channels, problem.channels_made(role) - item.channel);
-    const int images = std::min(plan.images, problem.images - item.image);
-    __syncthreads();  // what was staged has been read
-    clear(staged_in, plan.entries());
-    __syncthreads();
-    plan.in.copy<2>(
-        staged_in,
-        Box<T>(in, item.image, images, sources.in, channels, sources.apart, step.map.y.in.from(step.y.first),
-               step.y.count, step.map.x.in.from(step.x.first), step.x.count),
-        step.x.first - step.x.reach);
-    plan.taps.copy(staged_taps,
-                   Box<T>(kernel, 0, 1, sources.kernel, channels, sources.apart, step.map.y.tap.from(step.tap_y),
-                          step.tap_rows(plan), step.map.x.tap.from(step.tap_x), step.tap_columns(plan)),
-                   0);
-    copy_wait();
-    __syncthreads();
-}
-
 template <typename S, int vectors, typename T>
 __global__ void __launch_bounds__(kMostThreads, vectors <= 5 ? 2 : 1)
     correlate_patches(Role role, Problem problem, Plan plan, Planes<const T> in, Planes<const T> kernel, Planes<T> out,
@@ -325,8 +243,9 @@ __global__ void __launch_bounds__(kMostThreads, vectors <= 5 ? 2 : 1)
 
     for_each_item(static_cast<int>(plan.items()), [&](int index) {
         typename S::Sums sums = {};
-        for (int number = 0; number < plan.tap_blocks_y * plan.tap_blocks_x * plan.terms; ++number) {
-            stage(role, problem, plan, index, number, in, kernel, staged_in, staged_taps);
+        for (int number = 0; number < plan.steps(); ++number) {
+            stage<2>(role, problem, plan, Item(plan, opaque(index)), number, in, kernel, staged_in, plan.entries(),
+                     staged_taps, 1, 0);
             const Item item(plan, index);
             const Step step(role, problem, plan, item, number);
             const int tap_rows = step.tap_rows(plan), more = plan.tap_columns % kVector<T>;

@@ -21,8 +21,7 @@
 // Bound by the tensor cores: for 3 rows of 17 taps, 12 multiplications and 7 loads.
 //
 // An entry that is infinite or NaN may show in taps that do not meet it, as 0 times it.
-#include "kernels.h"
-#include "staging.h"
+#include "kernel_gradient.h"
 
 #include "../launch.h"
 
@@ -35,70 +34,47 @@ constexpr int kPairs = 16;    // that a multiplication adds up
 constexpr int kColumns = 16;  // of grad_output: rows of D
 constexpr int kTile = 8;      // columns of D
 constexpr int kMostTiles = 6;
+constexpr int kMostTileRows = 256, kMostTileColumns = 256;
 constexpr int64_t kSharedBytes = 72 << 10;
 
 // Taps whose band is `tiles` wide.
 constexpr int taps_of(int tiles) { return tiles * kTile - (kColumns - 1); }
 
 // How the work is cut.
-struct Plan {
-    int images, warps, tap_columns, tiles, tile_rows, tile_columns;
-    int chunk;  // images
-    // How many there are. An item's sum has a step for each group of images at each tile.
-    int channels, chunks, tap_blocks_y, tap_blocks_x, phases, tiles_y, tiles_x, image_groups;
-    Staging grad, in;
-    Divisor by_image, by_tap_block_x, by_tap_block_y, by_channel, by_chunk, by_image_group, by_tile_x;
+struct Plan : GradientPlan {
+    int warps, tiles;
 
-    __host__ __device__ int tap_rows() const { return warps * kTapRows; }
     __host__ __device__ int band_pitch() const { return tiles * kTile + 1; }
     // Behind the staged planes there is a row of zeros; the bands of all warps take their place at the end.
     __host__ __device__ int zeros() const { return grad.entries() + in.entries(); }
     __host__ __device__ int entries() const { return zeros() + std::max(grad.row(), in.row()); }
     int64_t bytes() const { return std::max<int64_t>(2 * entries(), int64_t{4} * warps * kColumns * band_pitch()); }
-    __host__ __device__ int64_t items() const {
-        return int64_t{1} * chunks * channels * phases * tap_blocks_y * tap_blocks_x;
-    }
 };
 
 template <typename T>
-Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, const Planes<const T>& grad,
-               int64_t shared_bytes) {
+Plan make_plan(const Problem& problem, const Planes<const T>& in, const Planes<const T>& grad, int64_t shared_bytes) {
     const PlaneMap map(Role::grad_kernel, problem, 0);  // no phase has more outputs
-    const bool in_pieces = problem.x.stride == 1;       // else the phases' rows start anywhere
     Plan plan{};
-    plan.chunk = chunk;
-    plan.channels = problem.out_channels();
-    plan.chunks = ceil_div(problem.images, chunk);
+    plan.channels = 1;
+    plan.chunk = images_of_chunk(problem, 1);
     plan.warps = ceil_div(even_share(map.y.outputs, kMostWarps * kTapRows), kTapRows);
+    plan.tap_rows = plan.warps * kTapRows;
     plan.tap_columns = even_share(map.x.outputs, taps_of(kMostTiles));
     plan.tiles = ceil_div(plan.tap_columns + kColumns - 1, kTile);
     plan.images = 1;
-    plan.tile_rows = std::min(std::max(map.y.taps, 1), 256);
-    plan.tile_columns = std::min(round_up(std::max(map.x.taps, 1), kColumns), 256);
+    plan.tile_rows = std::min(std::max(map.y.taps, 1), kMostTileRows);
+    plan.tile_columns = std::min(round_up(std::max(map.x.taps, 1), kColumns), kMostTileColumns);
     const auto fits = [&] {
-        const int in_rows = std::min(plan.tile_rows + plan.tap_rows() - 1, ceil_div(map.y.in_extent, map.y.in.step));
-        // Tiles are read in pairs.
-        const int in_columns = plan.tile_columns - kColumns + round_up(plan.tiles, 2) * kTile;
-        const int zeros = in_pieces && plan.tile_columns >= map.x.taps && plan.tap_columns == map.x.outputs
-                              ? map.x.inside().begin
-                              : 0;
-        plan.grad = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, plan.tile_rows, plan.tile_columns,
-                                         0, std::min(plan.tile_columns, map.x.taps),
-                                         Piece{columns_at_once(grad, map.x.tap.first, map.x.taps)}, plan.warps * kWarp);
-        plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, 1, in_rows, in_columns, zeros,
-                                       std::min(in_columns, ceil_div(map.x.in_extent, map.x.in.step)),
-                                       in_pieces && plan.tap_columns == map.x.outputs
-                                           ? Piece{columns_at_once(in, map.x.in.first, map.x.in_extent)}
-                                           : Piece{},
-                                       plan.warps * kWarp);
-        return plan.entries() * int64_t{2} <= shared_bytes;
+        plan.in_columns = plan.tile_columns - kColumns + round_up(plan.tiles, 2) * kTile;  // tiles are read in pairs
+        plan.make_room(problem, in, grad, plan.warps * kWarp);
+        return plan.bytes() <= shared_bytes;
     };
     while (!fits()) {
         int& too_many = plan.tile_rows > kPairs ? plan.tile_rows : plan.tile_columns;
         too_many = ceil_div(too_many, 2);
         plan.tile_columns = round_up(plan.tile_columns, kColumns);
     }
-    while (plan.images < chunk && 2 * plan.images * std::max(in.image, grad.image) < (1 << 30)) {
+    while (plan.images < plan.chunk && 2 * plan.images * std::max(in.image, grad.image) < (1 << 30)) {
         plan.images *= 2;
         if (!fits()) {
             plan.images /= 2;
@@ -106,53 +82,9 @@ Plan make_plan(const Problem& problem, int chunk, const Planes<const T>& in, con
             break;
         }
     }
-    plan.by_image = Divisor(plan.images);
-    plan.tap_blocks_y = ceil_div(map.y.outputs, plan.tap_rows());
-    plan.tap_blocks_x = ceil_div(map.x.outputs, plan.tap_columns);
-    plan.tiles_y = ceil_div(map.y.taps, plan.tile_rows);
-    plan.tiles_x = ceil_div(map.x.taps, plan.tile_columns);
-    plan.image_groups = ceil_div(chunk, plan.images);
-    plan.phases = problem.phases();
-    plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
-    plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
-    plan.by_channel = Divisor(problem.out_channels());
-    plan.by_chunk = Divisor(std::max(plan.chunks, 1));
-    plan.by_image_group = Divisor(std::max(plan.image_groups, 1));
-    plan.by_tile_x = Divisor(std::max(plan.tiles_x, 1));
+    plan.count(problem);
     return plan;
 }
-
-// What a block makes at a time: a block of taps of one phase, summed over a chunk of images.
-struct Item {
-    int channel, chunk, tap_y, tap_x, phase;
-
-    __device__ Item(const Plan& plan, int index) {
-        tap_x = plan.by_tap_block_x.split_off(index) * plan.tap_columns;
-        tap_y = plan.by_tap_block_y.split_off(index) * plan.tap_rows();
-        channel = plan.by_channel.split_off(index);
-        chunk = plan.by_chunk.split_off(index);
-        phase = index;
-    }
-};
-
-// One step of its sum: a tile of grad_output, in some images.
-struct Step {
-    int image, images, tile_x, tile_y;
-    PlaneMap map;
-    Met y, x;  // of the input
-
-    __device__ Step(const Problem& problem, const Plan& plan, const Item& item, int step)
-        : image(item.chunk * plan.chunk + plan.by_image_group.split_off(step) * plan.images),
-          images(std::min({plan.images, (item.chunk + 1) * plan.chunk - image, problem.images - image})),
-          tile_x(plan.by_tile_x.split_off(step) * plan.tile_columns),
-          tile_y(step * plan.tile_rows),
-          map(Role::grad_kernel, problem, item.phase),
-          y(map.y, tile_y + item.tap_y, tile_rows(plan) + plan.tap_rows() - 1),
-          x(map.x, tile_x + item.tap_x, plan.tile_columns - kColumns + plan.tiles * kTile) {}
-
-    __device__ int tile_rows(const Plan& plan) const { return std::min(plan.tile_rows, map.y.taps - tile_y); }
-    __device__ int tile_columns(const Plan& plan) const { return std::min(plan.tile_columns, map.x.taps - tile_x); }
-};
 
 // D += grad_output x input for 16 pairs, whose rows this and the other lanes point to, and every 16 columns of
 // grad_output. Tiles that have no column of `valid`, of those staged, are passed over.
@@ -191,35 +123,12 @@ __device__ void add_products(float (&sums)[kTapRows][tiles][4], const T* grad, c
     }
 }
 
-// All threads of a block copy what a step reads.
-template <typename T>
-__device__ void stage(const Problem& problem, const Plan& plan, int index, int number, const Planes<const T>& in,
-                      const Planes<const T>& grad, T* staged_grad, T* staged_in) {
-    const Item item(plan, index);
-    const Step step(problem, plan, item, number);
-    __syncthreads();  // what was staged has been read
-    if (plan.by_image_group.is_multiple(number) || step.images < plan.images) {
-        clear(staged_grad, plan.entries());  // else the last step has copied to the same places
-        __syncthreads();
-    }
-    plan.grad.copy(staged_grad,
-                   Box<T>(grad, step.image, step.images, item.channel, 1, 1, step.map.y.tap.from(step.tile_y),
-                          step.tile_rows(plan), step.map.x.tap.from(step.tile_x), step.tile_columns(plan)),
-                   0);
-    plan.in.copy(staged_in,
-                 Box<T>(in, step.image, step.images, item.channel / problem.multiplier, 1, 1,
-                        step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first), step.x.count),
-                 step.x.first - step.x.reach);
-    copy_wait();
-    __syncthreads();
-}
-
 // A warp adds up the band of each of its rows of taps, through shared memory.
 template <int tiles>
 __device__ void store(const Problem& problem, const Plan& plan, int index, const float (&sums)[kTapRows][tiles][4],
                       float* band, float* chunks) {
-    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-    const Item item(plan, index);
+    const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
+    const GradientItem item(plan, index);
     const PlaneMap map(Role::grad_kernel, problem, item.phase);
     float* const plane =
         chunks + (int64_t{item.chunk} * problem.out_channels() + item.channel) * problem.kernel_entries();
@@ -256,7 +165,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, tiles <= 4 ? 3 : 2)
     T* const staged_grad = shared_memory<T>();
     T* const staged_in = staged_grad + plan.grad.entries();
     const T* const zeros = staged_grad + plan.zeros();
-    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
     // When matrices are loaded, this lane points to one of 16 pairs of a row and an image, and there to one of two sets
     // of 8 columns.
     const int grad_pair = lane % 8 + lane / 16 * 8, grad_column = lane / 8 % 2 * kTile;
@@ -264,10 +173,11 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, tiles <= 4 ? 3 : 2)
 
     for_each_item(static_cast<int>(plan.items()), [&](int index) {
         float sums[kTapRows][tiles][4] = {};
-        for (int number = 0; number < plan.tiles_y * plan.tiles_x * plan.image_groups; ++number) {
-            stage(problem, plan, index, number, in, grad, staged_grad, staged_in);
-            const Item item(plan, index);
-            const Step step(problem, plan, item, number);
+        for (int number = 0; number < plan.steps(); ++number) {
+            const GradientItem item(plan, index);
+            stage<0>(problem, plan, GradientItem(plan, opaque(index)), number, in, grad, staged_grad, staged_in,
+                     plan.entries());
+            const GradientStep step(problem, plan, item, number);
             const Steps<int> valid{step.x.first - step.x.reach, step.x.first - step.x.reach + step.x.count};
             // The tile's rows that meet a row of input at any of this warp's taps.
             const int above = step.y.reach + warp * kTapRows - step.y.first;
@@ -305,8 +215,7 @@ std::optional<Tensor> kernel_gradient_by_tensor_cores(const Problem& problem, co
                                                       const Tensor& grad_output) {
     const Tensor in = whole_planes(input), grad = whole_planes(grad_output);
     const Planes<const T> in_planes(in), grad_planes(grad);
-    const Plan plan = make_plan<T>(problem, images_of_chunk(problem, 1), in_planes, grad_planes,
-                                   std::min(kSharedBytes, most_shared_bytes(in)));
+    const Plan plan = make_plan<T>(problem, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
     std::optional<Tensor> sum;
     if (plan.items() > kMostItems) {
         return sum;

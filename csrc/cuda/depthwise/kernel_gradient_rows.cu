@@ -12,8 +12,7 @@
 // are added at the end, those of chunks by another kernel: everything in an order that depends on shapes only.
 //
 // Bound by the issue of multiply-adds, which are 90% of the loop's instructions.
-#include "kernels.h"
-#include "staging.h"
+#include "kernel_gradient.h"
 
 #include "../warp_sum.h"
 
@@ -23,7 +22,7 @@ namespace {
 constexpr int64_t kSharedBytes = 96 << 10;
 constexpr int kMostTapRows = 18;  // warps of a block
 constexpr int kMostWindow = 9;    // vectors
-constexpr int kMostTileRows = 256;
+constexpr int kMostTileRows = 256, kMostTileColumns = 256;
 
 // Taps of a row that a window takes: all that meet a whole vector of grad_output.
 template <typename T>
@@ -31,61 +30,36 @@ constexpr int taps_of(int window) {
     return (window - 1) * kVector<T> + 1;
 }
 
-// How the work is cut.
-struct Plan {
-    int channels, images, tap_rows, tap_columns, tile_rows, tile_columns;
-    int chunk;  // images
-    // How many there are. An item's sum has a step for each group of images at each tile.
-    int chunks, channel_groups, tap_blocks_y, tap_blocks_x, phases, tiles_y, tiles_x, image_groups;
-    Staging grad, in;
-    Divisor by_image, by_tap_block_x, by_tap_block_y, by_channel_group, by_chunk, by_image_group, by_tile_x;
-
-    __host__ __device__ int entries() const { return grad.entries() + in.entries(); }
-    __host__ __device__ int64_t items() const {
-        return int64_t{1} * chunks * channel_groups * phases * tap_blocks_y * tap_blocks_x;
-    }
-};
+__host__ __device__ int entries(const GradientPlan& plan) { return plan.grad.entries() + plan.in.entries(); }
 
 template <typename T>
-Plan make_plan(const Problem& problem, int chunk, int channels, const Planes<const T>& in, const Planes<const T>& grad,
-               int64_t shared_bytes) {
+int64_t bytes(const GradientPlan& plan) {
+    return int64_t{sizeof(T)} * entries(plan);
+}
+
+template <typename T>
+GradientPlan make_plan(const Problem& problem, int channels, const Planes<const T>& in, const Planes<const T>& grad,
+                       int64_t shared_bytes) {
     const PlaneMap map(Role::grad_kernel, problem, 0);  // no phase has more outputs
-    const bool in_pieces = problem.x.stride == 1;       // else the phases' rows start anywhere
-    Plan plan{};
+    GradientPlan plan{};
     plan.channels = channels;
-    plan.chunk = chunk;
-    plan.chunks = ceil_div(problem.images, chunk);
+    plan.chunk = images_of_chunk(problem, channels);
     plan.tap_rows = even_share(map.y.outputs, kMostTapRows);
     plan.tap_columns = even_share(map.x.outputs, taps_of<T>(kMostWindow));
     plan.images = 1;
     plan.tile_rows = std::min(std::max(map.y.taps, 1), kMostTileRows);
-    plan.tile_columns = std::min(round_up(std::max(map.x.taps, 1), kVector<T>), 256);
+    plan.tile_columns = std::min(round_up(std::max(map.x.taps, 1), kVector<T>), kMostTileColumns);
     const auto fits = [&] {
-        const int in_rows = std::min(plan.tile_rows + plan.tap_rows - 1, ceil_div(map.y.in_extent, map.y.in.step));
-        const int in_columns = plan.tile_columns + round_up(plan.tap_columns, kVector<T>);
-        const int zeros = in_pieces && plan.tile_columns >= map.x.taps && plan.tap_columns == map.x.outputs
-                              ? map.x.inside().begin
-                              : 0;
-        plan.grad = Staging::room_for<T>(
-            Staging::Neighbours::images, plan.images, channels, plan.tile_rows, plan.tile_columns, 0,
-            std::min(plan.tile_columns, map.x.taps),
-            channels > 1 ? Piece{1, channels} : Piece{columns_at_once(grad, map.x.tap.first, map.x.taps)},
-            plan.tap_rows * kWarp);
-        plan.in = Staging::room_for<T>(Staging::Neighbours::images, plan.images, channels, in_rows, in_columns, zeros,
-                                       std::min(in_columns, ceil_div(map.x.in_extent, map.x.in.step)),
-                                       channels > 1 ? Piece{1, channels}
-                                       : in_pieces && plan.tap_columns == map.x.outputs
-                                           ? Piece{columns_at_once(in, map.x.in.first, map.x.in_extent)}
-                                           : Piece{},
-                                       plan.tap_rows * kWarp);
-        return plan.entries() * static_cast<int64_t>(sizeof(T)) <= shared_bytes;
+        plan.in_columns = plan.tile_columns + round_up(plan.tap_columns, kVector<T>);
+        plan.make_room(problem, in, grad, plan.tap_rows * kWarp);
+        return bytes<T>(plan) <= shared_bytes;
     };
     while (!fits()) {
         int& too_many = plan.tile_rows > 16 ? plan.tile_rows : plan.tile_columns;
         too_many = ceil_div(too_many, 2);
         plan.tile_columns = round_up(plan.tile_columns, kVector<T>);
     }
-    while (plan.images < chunk && 2 * plan.images * std::max(in.image, grad.image) < (1 << 30)) {
+    while (plan.images < plan.chunk && 2 * plan.images * std::max(in.image, grad.image) < (1 << 30)) {
         plan.images *= 2;
         if (!fits()) {
             plan.images /= 2;
@@ -93,55 +67,9 @@ Plan make_plan(const Problem& problem, int chunk, int channels, const Planes<con
             break;
         }
     }
-    plan.by_image = Divisor(plan.images);
-    plan.tap_blocks_y = ceil_div(map.y.outputs, plan.tap_rows);
-    plan.tap_blocks_x = ceil_div(map.x.outputs, plan.tap_columns);
-    plan.tiles_y = ceil_div(map.y.taps, plan.tile_rows);
-    plan.tiles_x = ceil_div(map.x.taps, plan.tile_columns);
-    plan.image_groups = ceil_div(chunk, plan.images);
-    plan.phases = problem.phases();
-    plan.by_tap_block_x = Divisor(plan.tap_blocks_x);
-    plan.by_tap_block_y = Divisor(plan.tap_blocks_y);
-    plan.channel_groups = ceil_div(problem.out_channels(), plan.channels);
-    plan.by_channel_group = Divisor(plan.channel_groups);
-    plan.by_chunk = Divisor(std::max(plan.chunks, 1));
-    plan.by_image_group = Divisor(std::max(plan.image_groups, 1));
-    plan.by_tile_x = Divisor(std::max(plan.tiles_x, 1));
+    plan.count(problem);
     return plan;
 }
-
-// What a block makes at a time: a block of taps of one phase, summed over a chunk of images.
-struct Item {
-    int channel, chunk, tap_y, tap_x, phase;
-
-    __device__ Item(const Plan& plan, int index) {
-        tap_x = plan.by_tap_block_x.split_off(index) * plan.tap_columns;
-        tap_y = plan.by_tap_block_y.split_off(index) * plan.tap_rows;
-        channel = plan.by_channel_group.split_off(index) * plan.channels;
-        chunk = plan.by_chunk.split_off(index);
-        phase = index;
-    }
-};
-
-// One step of its sum: a tile of grad_output, in some images.
-template <typename T>
-struct Step {
-    int image, images, tile_x, tile_y;
-    PlaneMap map;
-    Met y, x;  // of the input
-
-    __device__ Step(const Problem& problem, const Plan& plan, const Item& item, int step)
-        : image(item.chunk * plan.chunk + plan.by_image_group.split_off(step) * plan.images),
-          images(std::min({plan.images, (item.chunk + 1) * plan.chunk - image, problem.images - image})),
-          tile_x(plan.by_tile_x.split_off(step) * plan.tile_columns),
-          tile_y(step * plan.tile_rows),
-          map(Role::grad_kernel, problem, item.phase),
-          y(map.y, tile_y + item.tap_y, tile_rows(plan) + plan.tap_rows - 1),
-          x(map.x, tile_x + item.tap_x, plan.tile_columns + round_up(plan.tap_columns, kVector<T>)) {}
-
-    __device__ int tile_rows(const Plan& plan) const { return std::min(plan.tile_rows, map.y.taps - tile_y); }
-    __device__ int tile_columns(const Plan& plan) const { return std::min(plan.tile_columns, map.x.taps - tile_x); }
-};
 
 // sums[i] += a row of grad_output times a row of input, shifted by i, `columns` entries long.
 template <int window, typename T>
@@ -172,35 +100,10 @@ __device__ void add_row(T (&sums)[taps_of<T>(window)], const T* grad, const T* i
     }
 }
 
-// All threads of a block copy what a step reads.
-template <bool by_pixels, typename T>
-__device__ void stage(const Problem& problem, const Plan& plan, int index, int number, const Planes<const T>& in,
-                      const Planes<const T>& grad, T* staged_grad, T* staged_in) {
-    const Item item(plan, index);
-    const Step<T> step(problem, plan, item, number);
-    __syncthreads();  // what was staged has been read
-    if (plan.by_image_group.is_multiple(number) || step.images < plan.images) {
-        clear(staged_grad, plan.entries());  // else the last step has copied to the same places
-        __syncthreads();
-    }
-    plan.grad.copy<by_pixels ? 1 : 0>(
-        staged_grad,
-        Box<T>(grad, step.image, step.images, item.channel, plan.channels, 1, step.map.y.tap.from(step.tile_y),
-               step.tile_rows(plan), step.map.x.tap.from(step.tile_x), step.tile_columns(plan)),
-        0);
-    plan.in.copy<by_pixels ? 1 : 0>(
-        staged_in,
-        Box<T>(in, step.image, step.images, item.channel / problem.multiplier, plan.channels, 1,
-               step.map.y.in.from(step.y.first), step.y.count, step.map.x.in.from(step.x.first), step.x.count),
-        step.x.first - step.x.reach);
-    copy_wait();
-    __syncthreads();
-}
-
 // The lanes of a warp that have the same channel add up their sums; the first of them stores a row of taps.
 template <int lanes, int taps, typename T>
-__device__ void store(const Problem& problem, const Plan& plan, int index, const T (&sums)[taps], T* chunks) {
-    const Item item(plan, index);
+__device__ void store(const Problem& problem, const GradientPlan& plan, int index, const T (&sums)[taps], T* chunks) {
+    const GradientItem item(plan, index);
     const PlaneMap map(Role::grad_kernel, problem, item.phase);
     const int lane = thread_index() % kWarp, channel = item.channel + lane / lanes;
     const int tap_y = item.tap_y + thread_index() / kWarp;
@@ -222,17 +125,17 @@ constexpr int kBlocks = window * sizeof(T) <= 20 && window != 4 ? 2 : 1;
 
 template <bool by_pixels, int window, typename T>
 __global__ void __launch_bounds__(kMostTapRows* kWarp, kBlocks<window, T>)
-    kernel_gradient_rows(Problem problem, Plan plan, Planes<const T> in, Planes<const T> grad, T* chunks) {
+    kernel_gradient_rows(Problem problem, GradientPlan plan, Planes<const T> in, Planes<const T> grad, T* chunks) {
     T* const staged_grad = shared_memory<T>();
     T* const staged_in = staged_grad + plan.grad.entries();
     constexpr int lanes = by_pixels ? kWarp / kVector<T> : kWarp;  // of a channel
 
     for_each_item(static_cast<int>(plan.items()), [&](int index) {
         T sums[taps_of<T>(window)] = {};
-        for (int number = 0; number < plan.tiles_y * plan.tiles_x * plan.image_groups; ++number) {
-            stage<by_pixels>(problem, plan, index, number, in, grad, staged_grad, staged_in);
-            const Item item(plan, index);
-            const Step<T> step(problem, plan, item, number);
+        for (int number = 0; number < plan.steps(); ++number) {
+            const GradientItem item(plan, index);
+            stage<by_pixels ? 1 : 0>(problem, plan, item, number, in, grad, staged_grad, staged_in, entries(plan));
+            const GradientStep step(problem, plan, item, number);
             const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
             // The tile's rows that meet a row of input at this warp's taps.
             const int above = step.y.reach + warp - step.y.first;
@@ -262,8 +165,8 @@ std::optional<Tensor> kernel_gradient(const Problem& problem, const Tensor& inpu
     const Tensor in = by_pixels ? input : whole_planes(input);
     const Tensor grad = by_pixels ? grad_output : whole_planes(grad_output);
     const Planes<const T> in_planes(in), grad_planes(grad);
-    const Plan plan = make_plan<T>(problem, images_of_chunk(problem, channels), channels, in_planes, grad_planes,
-                                   std::min(kSharedBytes, most_shared_bytes(in)));
+    const GradientPlan plan =
+        make_plan<T>(problem, channels, in_planes, grad_planes, std::min(kSharedBytes, most_shared_bytes(in)));
     if (plan.items() > kMostItems) {
         return std::nullopt;
     }
@@ -271,8 +174,8 @@ std::optional<Tensor> kernel_gradient(const Problem& problem, const Tensor& inpu
     const Launcher launch(in);
     dispatch_count<1, kMostWindow>(ceil_div(plan.tap_columns - 1, kVector<T>) + 1, [&]<int window>() {
         launch(by_pixels ? kernel_gradient_rows<true, window, T> : kernel_gradient_rows<false, window, T>, plan.items(),
-               plan.tap_rows * kWarp, plan.entries() * static_cast<int64_t>(sizeof(T)), problem, plan, in_planes,
-               grad_planes, static_cast<T*>(chunks.mutable_data_ptr()));
+               plan.tap_rows * kWarp, bytes<T>(plan), problem, plan, in_planes, grad_planes,
+               static_cast<T*>(chunks.mutable_data_ptr()));
     });
     return sum_over(chunks, {0});
 }

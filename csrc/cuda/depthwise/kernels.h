@@ -1,8 +1,7 @@
 // The kernels of depthwise convolution, a file each.
 #pragma once
 
-#include "../../dispatch.h"
-#include "../tuning.h"
+#include "../../stable.h"
 #include "depthwise_maps.h"
 
 #include <cuda_runtime.h>
@@ -26,16 +25,6 @@ std::optional<Tensor> kernel_gradient(const Problem& problem, const Tensor& inpu
 template <typename T>
 std::optional<Tensor> kernel_gradient_by_tensor_cores(const Problem& problem, const Tensor& input,
                                                       const Tensor& grad_output);
-
-// Kernels add up chunks of images, of which there are enough to keep a GPU busy if blocks take this many channels each;
-// the sums of chunks are added up afterwards.
-inline int images_of_chunk(const Problem& problem, int channels_of_block) {
-    const int64_t blocks = ceil_div(std::max(problem.out_channels(), 1), channels_of_block);
-    return std::max(ceil_div(problem.images, static_cast<int>(std::max<int64_t>(kWantedBlocks / blocks, 1))), 1);
-}
-inline Tensor empty_chunks(const Problem& problem, int chunks, const Tensor& input) {
-    return empty({chunks, problem.out_channels(), problem.y.kernel, problem.x.kernel}, compute_dtype(input), input);
-}
 
 // A tensor whose planes lie in one piece each: the same one, or a copy of one in channels_last.
 Tensor whole_planes(const Tensor& tensor);
