@@ -129,7 +129,7 @@ def conv_backward(
     groups: int,
     version: str,
     method: str,
-    touched_taps: int | None = None,
+    touched_taps: int | None,
 ) -> Gradients:
     """Gradients for input, weight, positions, sigma and bias."""
 

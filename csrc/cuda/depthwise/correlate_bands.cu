@@ -105,14 +105,7 @@ Plan make_plan(Role role, const Problem& problem, bool channels_last, const Plan
                                                : plan.channels;  // 16 rows of a tile and 4 of taps fit: this ends
         too_many = ceil_div(too_many, 2);
     }
-    while (plan.images < problem.images && 2 * plan.images * in.image < (1 << 30)) {
-        plan.images *= 2;
-        if (!fits()) {
-            plan.images /= 2;
-            fits();
-            break;
-        }
-    }
+    fill_with_images(plan.images, problem.images, in.image, fits);
     plan.by_image = Divisor(plan.images);
     plan.by_column = Divisor(plan.tile_columns);
     plan.stores_pairs = in_pieces && columns_at_once(out, map.x.out.first, map.x.outputs) > 1;

@@ -74,14 +74,7 @@ Plan make_plan(const Problem& problem, const Planes<const T>& in, const Planes<c
         too_many = ceil_div(too_many, 2);
         plan.tile_columns = round_up(plan.tile_columns, kColumns);
     }
-    while (plan.images < plan.chunk && 2 * plan.images * std::max(in.image, grad.image) < (1 << 30)) {
-        plan.images *= 2;
-        if (!fits()) {
-            plan.images /= 2;
-            fits();
-            break;
-        }
-    }
+    fill_with_images(plan.images, plan.chunk, std::max(in.image, grad.image), fits);
     plan.count(problem);
     return plan;
 }

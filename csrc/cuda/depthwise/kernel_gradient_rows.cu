@@ -62,14 +62,7 @@ GradientPlan make_plan(const Problem& problem, int channels, const Planes<const 
         too_many = ceil_div(too_many, 2);
         plan.tile_columns = round_up(plan.tile_columns, kVector<T>);
     }
-    while (plan.images < plan.chunk && 2 * plan.images * std::max(in.image, grad.image) < (1 << 30)) {
-        plan.images *= 2;
-        if (!fits()) {
-            plan.images /= 2;
-            fits();
-            break;
-        }
-    }
+    fill_with_images(plan.images, plan.chunk, std::max(in.image, grad.image), fits);
     plan.count(problem);
     return plan;
 }

@@ -306,4 +306,17 @@ class Staging {
     Divisor by_channel_, by_column_, by_at_once_, by_sharing_;
 };
 
+// Doubles the images of a plan for as long as they fit, where there are `most` of them, `stride` entries apart.
+template <typename Fits>
+void fill_with_images(int& images, int most, int64_t stride, const Fits& fits) {
+    while (images < most && 2 * images * stride < (1 << 30)) {
+        images *= 2;
+        if (!fits()) {
+            images /= 2;
+            fits();
+            return;
+        }
+    }
+}
+
 }  // namespace dcls::cuda
